@@ -1,0 +1,120 @@
+//! Unread messages: the one step that decides between pushing and keeping, and what pulls them.
+//!
+//! A store applies operations in order. Each is atomic; presence is the store's own state,
+//! changed by operations only, so that no message falls between "was there" and "was kept".
+
+use std::sync::Arc;
+
+use crate::message::Message;
+
+/// The id of an unread message: consecutive per user from 1, never used twice.
+pub type UnreadId = u64;
+
+/// When a message is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Whoever is there.
+    Always,
+    /// Only where no session of the user is present for the target.
+    IfAbsent,
+    /// Never; the step still says who is present, in order with the others.
+    Never,
+}
+
+/// One atomic step for one user.
+#[derive(Clone, Debug)]
+pub enum Op {
+    /// Keeps a message (its destination is the user's; it has an x-id). One whose x-id is already
+    /// kept, or was, for this user is not kept again.
+    Append { message: Arc<Message>, keep: Keep },
+    /// Reads stored messages of a target after an id. Where none is left, registers the session
+    /// as present for the target: from the next operation on it is pushed to.
+    PageOrRegister { user: Arc<str>, target: Arc<str>, after: UnreadId, limit: u32, session: u64 },
+    /// Registers the session as present.
+    Register { user: Arc<str>, target: Arc<str>, session: u64 },
+    /// One registration less; registrations of a session and target are counted.
+    Unregister { user: Arc<str>, target: Arc<str>, session: u64 },
+    /// Reads stored messages, of one target or of all.
+    Page { user: Arc<str>, target: Option<Arc<str>>, after: UnreadId, limit: u32 },
+    /// Forgets messages that were read.
+    MarkRead { user: Arc<str>, which: Which },
+}
+
+/// What was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Unknown ids are fine.
+    Ids(Vec<UnreadId>),
+    /// Inclusive; of one target or of all.
+    UpTo {
+        id: UnreadId,
+        target: Option<Arc<str>>,
+    },
+    All,
+}
+
+/// What a step did.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// `unread_id`: the id where it was kept (now or before); `present`: somebody is there;
+    /// `unread`: the user's messages now; `truncated`: how many the caps made go for it.
+    Appended {
+        unread_id: Option<UnreadId>,
+        new: bool,
+        present: bool,
+        unread: u64,
+        truncated: u64,
+    },
+    /// Answer to `Page`, and to `PageOrRegister` where something was left.
+    Page(Page),
+    /// The session is present now (`PageOrRegister` found nothing, or `Register`).
+    Registered,
+    Unregistered,
+    /// `removed`: how many really went; `unread`: how many are left.
+    Read {
+        removed: u64,
+        unread: u64,
+    },
+}
+
+/// Stored messages, oldest first.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    pub messages: Vec<Stored>,
+    /// Stored messages after this page that the same question would find.
+    pub left: u64,
+    /// Messages with an id after the question's `after`, up to this page's last one, that the
+    /// caps made go before they could be read.
+    pub truncated: u64,
+}
+
+/// A kept message.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    pub id: UnreadId,
+    pub message: Arc<Message>,
+    /// Milliseconds since 1970.
+    pub created_at: i64,
+}
+
+/// How much is kept; the oldest go first.
+#[derive(Clone, Copy, Debug)]
+pub struct Caps {
+    /// Per user.
+    pub messages: u64,
+    /// Per user, headers and body.
+    pub bytes: u64,
+    pub age: std::time::Duration,
+    /// Of all users together.
+    pub total_bytes: u64,
+}
+
+/// A store could not do a batch of operations. Nothing of it counts as done; doing it again is
+/// harmless, since appends are known by their x-id.
+#[derive(Clone, Debug)]
+pub enum StoreError {
+    /// Worth another try: away, locked, full, loading. The text is for the log only.
+    Unavailable(String),
+    /// Never going to work: corrupt, of a newer version, not ours.
+    Broken(String),
+}

@@ -1,0 +1,344 @@
+//! The one channel on the message path: what a session is to be sent.
+//!
+//! Bounded in frames and bytes; what does not fit ends the session (close code 4500) and is
+//! never dropped in silence. One lock per burst; the session is woken only where the mailbox
+//! was empty.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+
+use super::error::Refusal;
+use crate::message::Message;
+use crate::persistence::Page;
+
+/// A subscription's number within its session; never a client's text.
+pub type SubscriptionNumber = u32;
+/// What a session calls one of its requests, to know the answer by.
+pub type Token = u64;
+
+/// One thing for a session to do. 16 bytes, since a fan-out writes one per subscriber.
+#[derive(Debug)]
+pub enum Entry {
+    /// A message that nobody settles.
+    Shared { message: Arc<Message>, subscription: SubscriptionNumber },
+    /// A message with something of its own.
+    Own(Box<Delivery>),
+    /// Not a message.
+    Event(Box<Event>),
+}
+
+/// A message for one subscription, with what only this delivery has.
+#[derive(Debug)]
+pub struct Delivery {
+    pub message: Arc<Message>,
+    pub subscription: SubscriptionNumber,
+    pub redelivered: bool,
+    pub source: Source,
+}
+
+/// Where a delivery comes from, which says how it is settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A broker's queue; the tag is the consumer's own and is given back when settling.
+    Queue { tag: u64 },
+    /// Pushed to a user who is there; with the id it has in the store, where it was stored too.
+    User { unread_id: Option<u64> },
+}
+
+/// How far a SEND got: the `x-receipt-level` of its RECEIPT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Level {
+    Memory,
+    Stored,
+    Pushed,
+    Confirmed,
+    Accepted,
+}
+
+impl Level {
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Stored => "stored",
+            Self::Pushed => "pushed",
+            Self::Confirmed => "confirmed",
+            Self::Accepted => "accepted",
+        }
+    }
+}
+
+/// An answer that comes later, or something that happens to a session.
+#[derive(Debug)]
+pub enum Event {
+    /// The publish or the subscribe of that token is done.
+    Done { token: Token, result: Result<Level, Refusal> },
+    /// The server ended a subscription.
+    Cancelled { subscription: SubscriptionNumber, refusal: Refusal },
+    /// Login at CONNECT is decided.
+    Authenticated(Result<crate::auth::Principal, crate::auth::AuthError>),
+    /// A page of unread messages that was asked for.
+    Page { subscription: SubscriptionNumber, result: Result<Page, Refusal> },
+    /// What was refused for want of room may be tried again.
+    Room,
+    /// A deadline may be due.
+    Tick,
+    /// The server ends the session.
+    Close { code: u16, reason: &'static str },
+}
+
+/// What a `publish` or `subscribe` call says at once.
+#[derive(Debug)]
+pub enum Submit {
+    Done(Level),
+    Refused(Refusal),
+    /// `Event::Done` with the token follows.
+    Pending,
+}
+
+/// How much a mailbox holds.
+#[derive(Clone, Copy, Debug)]
+pub struct MailboxLimits {
+    pub frames: usize,
+    pub bytes: usize,
+}
+
+/// A session's mailbox, and by it the session's address.
+pub struct Mailbox {
+    session: u64,
+    limits: MailboxLimits,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    entries: Vec<Entry>,
+    messages: usize,
+    bytes: usize,
+    waker: Option<Waker>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Something did not fit; the session is about to end.
+    Overflown,
+    Closed,
+}
+
+/// The session has ended or is about to; the message was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gone;
+
+impl Mailbox {
+    /// `session` is unique in this process.
+    #[must_use]
+    pub fn new(session: u64, limits: MailboxLimits) -> Arc<Self> {
+        let inner =
+            Inner { entries: Vec::new(), messages: 0, bytes: 0, waker: None, state: State::Open };
+        Arc::new(Self { session, limits, inner: Mutex::new(inner) })
+    }
+
+    /// The session's number, unique in this process.
+    #[must_use]
+    pub fn session(&self) -> u64 {
+        self.session
+    }
+
+    /// Puts a message in. The one that makes the mailbox overflow is still taken, so that it can
+    /// be kept as unread when the session ends; those after it are not.
+    ///
+    /// # Errors
+    /// [`Gone`] where the session has ended, or is about to.
+    pub fn push(&self, entry: Entry) -> Result<(), Gone> {
+        let mut inner = self.lock();
+        if inner.state != State::Open {
+            return Err(Gone);
+        }
+        let waker = inner.put(entry, self.limits);
+        drop(inner);
+        wake(waker);
+        Ok(())
+    }
+
+    /// Puts an answer or an event in, whatever the limits: a session has only as many of them
+    /// open as it asked for.
+    pub fn event(&self, event: Event) {
+        let mut inner = self.lock();
+        if inner.state == State::Closed {
+            return;
+        }
+        inner.entries.push(Entry::Event(Box::new(event)));
+        let waker = inner.waker.take();
+        drop(inner);
+        wake(waker);
+    }
+
+    /// Takes what is there, in order, up to about `bytes`; waits where nothing is.
+    /// `Ready(true)` means that the mailbox has overflown.
+    pub fn poll_take(
+        &self,
+        cx: &mut Context<'_>,
+        bytes: usize,
+        into: &mut Vec<Entry>,
+    ) -> Poll<bool> {
+        let mut inner = self.lock();
+        if inner.state == State::Overflown {
+            return Poll::Ready(true);
+        }
+        if inner.entries.is_empty() {
+            inner.waker = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        inner.take(bytes, into);
+        Poll::Ready(false)
+    }
+
+    /// Ends the mailbox and gives back what nobody read.
+    #[must_use]
+    pub fn close(&self) -> Vec<Entry> {
+        let mut inner = self.lock();
+        inner.state = State::Closed;
+        inner.waker = None;
+        std::mem::take(&mut inner.entries)
+    }
+
+    /// Messages and bytes that wait.
+    #[must_use]
+    pub fn depth(&self) -> (usize, usize) {
+        let inner = self.lock();
+        (inner.messages, inner.bytes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn put(&mut self, entry: Entry, limits: MailboxLimits) -> Option<Waker> {
+        self.messages += 1;
+        self.bytes += entry.size();
+        self.entries.push(entry);
+        if self.messages > limits.frames || self.bytes > limits.bytes {
+            self.state = State::Overflown;
+        }
+        self.waker.take()
+    }
+
+    fn take(&mut self, bytes: usize, into: &mut Vec<Entry>) {
+        if self.bytes <= bytes {
+            (self.messages, self.bytes) = (0, 0);
+            if into.is_empty() {
+                // The caller's vector would keep its capacity here; a fresh one costs nothing.
+                *into = std::mem::take(&mut self.entries);
+            } else {
+                into.append(&mut self.entries);
+            }
+            return;
+        }
+        let mut taken = 0;
+        let mut size = 0;
+        for entry in &self.entries {
+            if size >= bytes {
+                break;
+            }
+            size += entry.size();
+            self.messages -= usize::from(!matches!(entry, Entry::Event(_)));
+            taken += 1;
+        }
+        self.bytes -= size;
+        into.extend(self.entries.drain(..taken));
+    }
+}
+
+impl Entry {
+    /// What it counts towards the limit in bytes.
+    fn size(&self) -> usize {
+        const OVERHEAD: usize = 64;
+        match self {
+            Self::Shared { message, .. } => message.size() + OVERHEAD,
+            Self::Own(delivery) => delivery.message.size() + OVERHEAD,
+            Self::Event(_) => 0,
+        }
+    }
+}
+
+impl fmt::Debug for Mailbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Mailbox").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::destination::Destination;
+    use crate::stomp::Headers;
+    use bytes::Bytes;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    struct Count(AtomicUsize);
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn entry(bytes: usize) -> Entry {
+        let destination = Destination::for_send("/topic/a").unwrap();
+        let body = Bytes::from(vec![b'x'; bytes]);
+        let message = Message::new(destination, String::new(), Headers::default(), body);
+        Entry::Shared { message: Arc::new(message), subscription: 1 }
+    }
+
+    #[test]
+    fn an_entry_is_16_bytes() {
+        assert_eq!(size_of::<Entry>(), 16);
+    }
+
+    #[test]
+    fn wakes_once_per_burst_and_takes_by_bytes() {
+        let mailbox = Mailbox::new(1, MailboxLimits { frames: 10, bytes: 10_000 });
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(count.clone());
+        let mut cx = Context::from_waker(&waker);
+        let mut out = Vec::new();
+        assert_eq!(mailbox.poll_take(&mut cx, 1000, &mut out), Poll::Pending);
+        for _ in 0..3 {
+            mailbox.push(entry(600)).unwrap();
+        }
+        assert_eq!(count.0.load(Ordering::SeqCst), 1);
+        assert_eq!(mailbox.poll_take(&mut cx, 1000, &mut out), Poll::Ready(false));
+        assert_eq!(out.len(), 2);
+        assert_eq!(mailbox.depth(), (1, 664));
+        assert_eq!(mailbox.poll_take(&mut cx, 1000, &mut out), Poll::Ready(false));
+        assert_eq!((out.len(), mailbox.depth()), (3, (0, 0)));
+    }
+
+    #[test]
+    fn overflow_keeps_the_last_straw_and_refuses_what_follows() {
+        for limits in
+            [MailboxLimits { frames: 1, bytes: 10_000 }, MailboxLimits { frames: 9, bytes: 100 }]
+        {
+            let mailbox = Mailbox::new(1, limits);
+            mailbox.push(entry(10)).unwrap();
+            mailbox.push(entry(90)).unwrap();
+            assert_eq!(mailbox.push(entry(1)), Err(Gone));
+            let mut cx = Context::from_waker(Waker::noop());
+            assert_eq!(mailbox.poll_take(&mut cx, 1, &mut Vec::new()), Poll::Ready(true));
+            assert_eq!(mailbox.close().len(), 2);
+            mailbox.event(Event::Tick);
+            assert!(mailbox.close().is_empty());
+        }
+    }
+}

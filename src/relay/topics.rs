@@ -1,0 +1,1 @@
+//! Who subscribes which topic in this process.

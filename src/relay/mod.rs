@@ -1,5 +1,6 @@
 //! Between sessions: brokers, and the mailboxes by which they reach sessions.
 
+pub mod embedded;
 pub mod error;
 pub mod mailbox;
 pub mod topics;

@@ -4,7 +4,7 @@
 //! do not meet; patterns lie in a trie of words that publishers only read. A publish costs what
 //! its matching subscribers cost. Lock order: this table, then a mailbox; never the other way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -187,31 +187,42 @@ impl Node {
 
     /// Every pattern that matches gets the message once, however many ways it matches.
     fn publish(&self, words: &[&str], message: &Arc<Message>) -> usize {
-        let mut found = Vec::new();
-        self.collect(words, &mut found);
-        found.sort_unstable_by_key(|group| std::ptr::from_ref(*group));
-        found.dedup_by_key(|group| std::ptr::from_ref(*group));
-        found.into_iter().map(|group| group.push(message)).sum()
+        let mut search = Search::default();
+        search.visit(self, words);
+        search.found.into_iter().map(|group| group.push(message)).sum()
     }
+}
 
-    fn collect<'a>(&'a self, words: &[&str], found: &mut Vec<&'a Group>) {
-        if let Some(any) = &self.any {
+/// A walk through the trie. A `#` is entered once for each number of words left, whichever way
+/// leads there, so that a pattern of many `#` costs words times nodes and not their power.
+#[derive(Default)]
+struct Search<'a> {
+    found: Vec<&'a Group>,
+    entered: HashSet<(usize, usize)>,
+}
+
+impl<'a> Search<'a> {
+    fn visit(&mut self, node: &'a Node, words: &[&str]) {
+        if let Some(any) = &node.any {
             // `#` stands for none, one or more words.
             for skipped in 0..=words.len() {
-                any.collect(words.get(skipped..).unwrap_or_default(), found);
+                let rest = words.get(skipped..).unwrap_or_default();
+                if self.entered.insert((std::ptr::from_ref(&**any).addr(), rest.len())) {
+                    self.visit(any, rest);
+                }
             }
         }
         let Some((word, rest)) = words.split_first() else {
-            if !self.group.members.is_empty() {
-                found.push(&self.group);
+            if !node.group.members.is_empty() {
+                self.found.push(&node.group);
             }
             return;
         };
-        if let Some(one) = &self.one {
-            one.collect(rest, found);
+        if let Some(one) = &node.one {
+            self.visit(one, rest);
         }
-        if let Some(next) = self.words.get(*word) {
-            next.collect(rest, found);
+        if let Some(next) = node.words.get(*word) {
+            self.visit(next, rest);
         }
     }
 }
@@ -260,6 +271,16 @@ mod tests {
             assert_eq!(topics.publish(key, &message()), 0, "{pattern} {key}");
             assert!(topics.patterns.read().unwrap().is_empty());
         }
+    }
+
+    #[test]
+    fn many_wildcards_cost_little_and_match_once() {
+        let topics = Topics::new();
+        let to = mailbox(1);
+        topics.subscribe(&Topic::from_key(&vec!["#.a"; 60].join(".")), &to, 1);
+        topics.subscribe(&Topic::from_key(&vec!["#"; 100].join(".")), &to, 2);
+        let key = vec!["a"; 120].join(".");
+        assert_eq!(topics.publish(&key, &message()), 2);
     }
 
     #[test]

@@ -205,6 +205,12 @@ impl Mailbox {
         std::mem::take(&mut inner.entries)
     }
 
+    /// Whether the session has ended.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.lock().state == State::Closed
+    }
+
     /// Messages and bytes that wait.
     #[must_use]
     pub fn depth(&self) -> (usize, usize) {

@@ -1,0 +1,82 @@
+//! What the machine tells its driver to do.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::destination::{Destination, UserDestination};
+use crate::message::Message;
+use crate::persistence::{UnreadId, Which};
+use crate::relay::mailbox::{SubscriptionNumber, Token};
+use crate::relay::{Settlement, SubscribeRequest};
+use crate::stomp::{Frame, Headers};
+
+/// One thing to do. Actions are performed in order.
+#[derive(Debug)]
+pub enum Action {
+    /// A frame of the server's own.
+    Send(Frame),
+    /// A message that was stored, with what only this delivery has.
+    Deliver { head: Vec<u8>, message: Arc<Message>, own_id: bool, after: After },
+    /// A frame that is encoded already.
+    Written(Vec<u8>),
+    /// Decide who a CONNECT comes from; `Session::authenticated` is the answer.
+    Authenticate(Headers),
+    /// The session is connected: the wider limits hold now.
+    Connected,
+    /// To a queue or a topic; `Session::done` is the answer.
+    Publish { token: Token, message: Arc<Message> },
+    /// To a user; `Session::done` is the answer. `never`: it is not to be kept.
+    SendToUser { token: Token, message: Arc<Message>, never: bool },
+    /// `Session::done` is the answer.
+    Subscribe { token: Token, request: SubscribeRequest },
+    Unsubscribe { subscription: SubscriptionNumber, destination: Destination },
+    Settle {
+        subscription: SubscriptionNumber,
+        destination: Destination,
+        tags: Vec<u64>,
+        settlement: Settlement,
+    },
+    /// `Session::done` is the answer.
+    SubscribeUser { token: Token, subscription: SubscriptionNumber, to: UserDestination },
+    UnsubscribeUser { subscription: SubscriptionNumber, to: UserDestination },
+    /// The next stored messages, or presence; once everything before it is written.
+    Replay {
+        subscription: SubscriptionNumber,
+        to: UserDestination,
+        after: UnreadId,
+        limit: u32,
+    },
+    /// One page of all stored messages.
+    Page { subscription: SubscriptionNumber, after: UnreadId, limit: u32 },
+    /// Forget stored messages; where there is a token `Session::done` is the answer.
+    MarkRead { which: Which, request: Bytes, token: Option<Token> },
+    /// Keep messages of the user that a subscription did not acknowledge.
+    Restore(Vec<Arc<Message>>),
+    /// A line end between frames.
+    HeartBeat,
+    /// A WebSocket PING.
+    Ping,
+    /// The connection is over; nothing follows.
+    Close { code: u16, reason: &'static str },
+}
+
+/// A MESSAGE about to be written: the head that the machine wrote, then the message's tail.
+#[derive(Debug)]
+pub struct Outgoing {
+    pub message: Arc<Message>,
+    /// The head has a message-id of its own.
+    pub own_id: bool,
+    pub after: After,
+}
+
+/// What follows once the message is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum After {
+    Nothing,
+    /// The kernel took it: `Session::written`.
+    Settle { subscription: SubscriptionNumber, tag: u64 },
+    /// The other side proved to have it: `Session::proven`; else it is kept as unread, unless it
+    /// is kept already.
+    Prove { unread_id: Option<UnreadId> },
+}

@@ -1,0 +1,502 @@
+//! The session's state and its clockwork; the frames themselves are in `connect`, `send`,
+//! `subscribe` and `app`.
+//!
+//! ```text
+//!            CONNECT            decided             DISCONNECT, sends open
+//!  Start ------------> Authenticating ---> Connected ----------------------> Leaving
+//!    |  known already ------------------------^  |                              |
+//!    +-------- violation, refusal, deadline -----+----------> Over <------------+
+//! ```
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::auth::{Policy, Principal};
+use crate::relay::error::{Refusal, RefusalKind};
+use crate::relay::mailbox::{Event, Level, SubscriptionNumber, Token};
+use crate::stomp::{Command, Frame, Headers, Version};
+use crate::user::Rules;
+
+use super::acks::Acks;
+use super::action::Action;
+use super::connect::Connect;
+use super::error::{Errors, OnError, Violation, close_code, code};
+use super::liveness::{Liveness, Wire};
+use super::subscriptions::Subscriptions;
+use super::transactions::Transactions;
+
+/// A DISCONNECT waits so long for what was sent before it.
+const LEAVE_TIME: Duration = Duration::from_secs(5);
+/// Receipts, ids and names of transactions are as long as AMQP's short strings at most.
+pub(super) const ID_BYTES: usize = 255;
+
+/// What one session may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    pub subscriptions: usize,
+    pub unacked: usize,
+    /// Where SUBSCRIBE names none.
+    pub prefetch: u16,
+    pub ack_time: Duration,
+    pub transactions: usize,
+    pub transaction_actions: usize,
+    pub transaction_bytes: usize,
+    pub connect_time: Duration,
+    /// From a frame's first byte to its last.
+    pub frame_time: Duration,
+}
+
+/// What all sessions of a server share.
+#[derive(Debug)]
+pub struct Settings {
+    pub limits: Limits,
+    pub errors: Errors,
+    pub policy: Policy,
+    pub unread: Rules,
+    /// The best level a RECEIPT has here.
+    pub level: Level,
+    /// Every message gets an x-id, not only those to users.
+    pub x_ids: bool,
+}
+
+/// Where a session is in its life.
+#[derive(Debug)]
+pub(super) enum Phase {
+    Start,
+    /// CONNECT was taken; nothing more is read until it is decided who that is.
+    Authenticating(Connect),
+    Connected,
+    /// DISCONNECT was taken; its RECEIPT waits for what was sent before.
+    Leaving {
+        receipt: String,
+        by: Instant,
+    },
+    Over,
+}
+
+/// The frame that a later answer belongs to, as far as the client is told of it.
+#[derive(Clone, Debug)]
+pub(super) struct Context {
+    pub(super) command: Command,
+    pub(super) destination: Option<String>,
+    pub(super) id: Option<String>,
+    pub(super) receipt: Option<String>,
+}
+
+/// What a token stands for.
+#[derive(Debug)]
+pub(super) enum Waiting {
+    Send { context: Context, commit: Option<Token> },
+    Subscribe { context: Context, subscription: SubscriptionNumber },
+    /// A COMMIT whose sends are under way.
+    Commit { context: Context, left: usize },
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub struct Session {
+    pub(super) settings: Arc<Settings>,
+    /// Not to be guessed; ids that the client gives back begin with it.
+    pub(super) name: Box<str>,
+    pub(super) phase: Phase,
+    pub(super) version: Version,
+    pub(super) subprotocol: Option<Version>,
+    pub(super) principal: Option<Principal>,
+    pub(super) expires: Option<Instant>,
+    since: Instant,
+    frame_since: Option<Instant>,
+    pub(super) live: Liveness,
+    pub(super) subscriptions: Subscriptions,
+    pub(super) acks: Acks,
+    pub(super) transactions: Transactions,
+    /// The SUBSCRIBEs of pages that are on their way.
+    pub(super) pages: Vec<(SubscriptionNumber, Context)>,
+    waiting: HashMap<Token, Waiting>,
+    next_token: Token,
+}
+
+impl Session {
+    /// A session at its start. `principal` is who the interceptor let in at the upgrade, and
+    /// until when.
+    #[must_use]
+    pub fn new(
+        settings: Arc<Settings>,
+        name: &str,
+        wire: Wire,
+        subprotocol: Option<Version>,
+        principal: Option<(Principal, Option<Instant>)>,
+        now: Instant,
+    ) -> Self {
+        let (principal, expires) = principal.map_or((None, None), |(who, until)| (Some(who), until));
+        Self {
+            settings,
+            name: name.into(),
+            phase: Phase::Start,
+            version: subprotocol.unwrap_or(Version::V12),
+            subprotocol,
+            principal,
+            expires,
+            since: now,
+            frame_since: None,
+            live: Liveness::new(wire, now),
+            subscriptions: Subscriptions::default(),
+            acks: Acks::default(),
+            transactions: Transactions::default(),
+            pages: Vec::new(),
+            waiting: HashMap::new(),
+            next_token: 0,
+        }
+    }
+
+    /// Takes a frame.
+    pub fn frame(&mut self, frame: Frame, now: Instant, out: &mut Vec<Action>) {
+        match self.phase {
+            Phase::Start => match frame.command {
+                Command::Connect | Command::Stomp => self.connect(frame.headers, now, out),
+                _ => self.fail(
+                    Violation::new("Illegal command", "You must log in using CONNECT first\n"),
+                    out,
+                ),
+            },
+            Phase::Connected => {
+                let receipt = frame.headers.get("receipt").map(str::to_owned);
+                if let Err(violation) = self.connected_frame(frame, now, out) {
+                    self.fail(Violation { receipt, ..violation }, out);
+                }
+            }
+            Phase::Authenticating(_) | Phase::Leaving { .. } | Phase::Over => {}
+        }
+    }
+
+    fn connected_frame(
+        &mut self,
+        frame: Frame,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Violation> {
+        for name in ["receipt", "id", "transaction"] {
+            if frame.headers.get(name).is_some_and(|value| value.len() > ID_BYTES) {
+                return Err(Violation {
+                    code: code::POLICY,
+                    ..Violation::new(
+                        "Header too long",
+                        format!("'{name}' may have at most {ID_BYTES} bytes\n"),
+                    )
+                });
+            }
+        }
+        match frame.command {
+            Command::Connect | Command::Stomp => Err(Violation::new(
+                "Already connected",
+                "A session has one CONNECT; open another connection for another login.\n",
+            )),
+            Command::Send => self.send(frame, out),
+            Command::Subscribe => self.subscribe(&frame.headers, out),
+            Command::Unsubscribe => self.unsubscribe(&frame.headers, out),
+            Command::Ack | Command::Nack => self.ack(frame.command, &frame.headers, out),
+            Command::Begin => self.begin(&frame.headers, out),
+            Command::Commit => self.commit(&frame.headers, out),
+            Command::Abort => self.abort(&frame.headers, out),
+            Command::Disconnect => {
+                self.disconnect(&frame.headers, now, out);
+                Ok(())
+            }
+            Command::Connected | Command::Message | Command::Receipt | Command::Error => {
+                Err(Violation::new(
+                    "Bad command",
+                    format!("{} is a server's frame\n", frame.command.name()),
+                ))
+            }
+        }
+    }
+
+    /// Takes an answer or an event.
+    pub fn event(&mut self, event: Event, now: Instant, out: &mut Vec<Action>) {
+        match event {
+            Event::Done { token, result } => self.done(token, result, out),
+            Event::Cancelled { subscription, refusal } => self.cancel(subscription, &refusal, out),
+            Event::Page { subscription, result } => self.page(subscription, result, now, out),
+            Event::Close { code, reason } => self.close(code, reason, out),
+            // The driver's own.
+            Event::Authenticated(_) | Event::Room | Event::Tick => {}
+        }
+    }
+
+    /// What became of a request.
+    pub fn done(
+        &mut self,
+        token: Token,
+        result: Result<Level, Refusal>,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(waiting) = self.waiting.remove(&token) else { return };
+        match (waiting, result) {
+            (Waiting::Send { context, commit: None }, Ok(level)) => {
+                self.receipt(context.receipt, Some(level), out);
+            }
+            (Waiting::Send { context, commit }, Err(refusal)) => {
+                // The COMMIT of a refused SEND gets no RECEIPT.
+                let waiting = commit.and_then(|commit| self.waiting.remove(&commit));
+                let context = match waiting {
+                    Some(Waiting::Commit { context: commit, .. }) => {
+                        Context { receipt: commit.receipt, ..context }
+                    }
+                    _ => context,
+                };
+                self.refuse(refusal, &context, out);
+            }
+            (Waiting::Send { commit: Some(commit), .. }, Ok(_)) => self.committed(commit, out),
+            (Waiting::Subscribe { context, .. }, Ok(_)) => self.receipt(context.receipt, None, out),
+            (Waiting::Subscribe { context, subscription }, Err(refusal)) => {
+                self.subscriptions.remove(subscription);
+                self.refuse(refusal, &context, out);
+            }
+            (Waiting::Commit { .. }, _) => {}
+        }
+        self.leave_when_done(out);
+    }
+
+    /// Says what is to be known later under the token that is returned.
+    pub(super) fn wait(&mut self, waiting: Waiting) -> Token {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.waiting.insert(token, waiting);
+        token
+    }
+
+    fn committed(&mut self, commit: Token, out: &mut Vec<Action>) {
+        if let Some(Waiting::Commit { context, left }) = self.waiting.get_mut(&commit) {
+            *left -= 1;
+            if *left == 0 {
+                let receipt = context.receipt.take();
+                self.waiting.remove(&commit);
+                self.receipt(receipt, None, out);
+            }
+        }
+    }
+
+    /// The time goes on.
+    pub fn tick(&mut self, now: Instant, out: &mut Vec<Action>) {
+        match &self.phase {
+            Phase::Start | Phase::Authenticating(_) => {
+                if now >= self.since + self.settings.limits.connect_time {
+                    return self.close(code::POLICY, "no CONNECT in time", out);
+                }
+            }
+            Phase::Leaving { by, .. } if now >= *by => {
+                return self.close(code::TRY_LATER, "not confirmed in time", out);
+            }
+            Phase::Connected | Phase::Leaving { .. } => {}
+            Phase::Over => return,
+        }
+        if self.expires.is_some_and(|at| now >= at) {
+            let violation = Violation {
+                code: code::POLICY,
+                ..Violation::new("Login expired", "Log in again.\n")
+            };
+            return self.fail(violation, out);
+        }
+        if self.frame_since.is_some_and(|at| now >= at + self.settings.limits.frame_time) {
+            let seconds = self.settings.limits.frame_time.as_secs();
+            let body = format!("A frame was not complete after {seconds} s.\n");
+            return self.fail(Violation::new("Frame timeout", body), out);
+        }
+        self.live.tick(now, out);
+        if matches!(out.last(), Some(Action::Close { .. })) {
+            self.phase = Phase::Over;
+            return;
+        }
+        if let Some(oldest) = self.acks.oldest()
+            && now >= oldest.since + self.settings.limits.ack_time
+        {
+            let minutes = self.settings.limits.ack_time.as_secs() / 60;
+            let refusal = Refusal::new(
+                RefusalKind::Cancelled,
+                "Server cancelled subscription",
+                format!("A message was not acknowledged within {minutes} minutes.\n"),
+            );
+            let subscription = oldest.subscription;
+            self.cancel(subscription, &refusal, out);
+        }
+    }
+
+    /// When `tick` is wanted next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        let limits = &self.settings.limits;
+        let phase = match &self.phase {
+            Phase::Start | Phase::Authenticating(_) => Some(self.since + limits.connect_time),
+            Phase::Leaving { by, .. } => Some(*by),
+            Phase::Connected => None,
+            Phase::Over => return None,
+        };
+        let frame = self.frame_since.map(|at| at + limits.frame_time);
+        let ack = self.acks.oldest().map(|oldest| oldest.since + limits.ack_time);
+        [phase, frame, ack, self.expires, self.live.deadline()].into_iter().flatten().min()
+    }
+
+    /// Bytes came in; `in_frame`: they end within a frame.
+    pub fn heard(&mut self, in_frame: bool, now: Instant) {
+        self.live.heard(now);
+        self.frame_since = in_frame.then(|| self.frame_since.unwrap_or(now));
+    }
+
+    /// Bytes went out.
+    pub fn said(&mut self, now: Instant) {
+        self.live.said(now);
+    }
+
+    /// The driver sends a PING of its own.
+    pub fn pinged(&mut self, now: Instant) {
+        self.live.pinged(now);
+    }
+
+    pub fn ponged(&mut self, now: Instant) {
+        self.live.ponged(now);
+    }
+
+    /// Whether frames may be given to the session now.
+    #[must_use]
+    pub fn takes_frames(&self) -> bool {
+        matches!(self.phase, Phase::Start | Phase::Connected)
+    }
+
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        matches!(self.phase, Phase::Connected | Phase::Leaving { .. })
+    }
+
+    #[must_use]
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// Who it is, once that is known.
+    #[must_use]
+    pub fn principal(&self) -> Option<&Principal> {
+        self.principal.as_ref()
+    }
+
+    fn disconnect(&mut self, headers: &Headers, now: Instant, out: &mut Vec<Action>) {
+        match headers.get("receipt") {
+            Some(receipt) => {
+                self.phase = Phase::Leaving { receipt: receipt.to_owned(), by: now + LEAVE_TIME };
+                self.leave_when_done(out);
+            }
+            None => self.close(code::NORMAL, "DISCONNECT", out),
+        }
+    }
+
+    fn leave_when_done(&mut self, out: &mut Vec<Action>) {
+        if let Phase::Leaving { receipt, .. } = &self.phase
+            && self.waiting.is_empty()
+        {
+            let receipt = receipt.clone();
+            self.receipt(Some(receipt), None, out);
+            self.close(code::NORMAL, "DISCONNECT", out);
+        }
+    }
+
+    pub(super) fn receipt(
+        &self,
+        receipt: Option<String>,
+        level: Option<Level>,
+        out: &mut Vec<Action>,
+    ) {
+        let Some(receipt) = receipt else { return };
+        let mut frame = Frame::new(Command::Receipt).with("receipt-id", &receipt);
+        if let Some(level) = level {
+            frame.headers.push("x-receipt-level", level.name());
+        }
+        out.push(Action::Send(frame));
+    }
+
+    /// Answers bytes that are no frame.
+    pub fn garbled(&mut self, violation: Violation, out: &mut Vec<Action>) {
+        if !matches!(self.phase, Phase::Over) {
+            self.fail(violation, out);
+        }
+    }
+
+    /// ERROR, then close (1.2, "ERROR").
+    pub(super) fn fail(&mut self, violation: Violation, out: &mut Vec<Action>) {
+        let Violation { message, body, code, receipt } = violation;
+        tracing::info!(session = %self.name, error = message, code, "session refused");
+        let mut frame = Frame::new(Command::Error)
+            .with("message", message)
+            .with("content-type", "text/plain")
+            .with("version", Version::SUPPORTED);
+        if let Some(receipt) = receipt {
+            frame.headers.push("receipt-id", &receipt);
+        }
+        frame.body = body.into();
+        out.push(Action::Send(frame));
+        self.close(code, message, out);
+    }
+
+    /// Answers a refusal as `errors.<kind>` says.
+    pub(super) fn refuse(&mut self, refusal: Refusal, context: &Context, out: &mut Vec<Action>) {
+        let wish = self.settings.errors.on(refusal.kind);
+        match (wish, self.subscriptions.errors(), &context.receipt) {
+            (OnError::Message, Some(errors), _) => {
+                let frame = error_message(&refusal, context, errors.id.as_deref(), &self.name);
+                out.push(Action::Send(frame));
+            }
+            (OnError::Message, None, None) => {
+                tracing::info!(
+                    session = %self.name,
+                    kind = refusal.kind.name(),
+                    error = refusal.message,
+                    command = context.command.name(),
+                    "frame refused and dropped"
+                );
+            }
+            (OnError::Close, _, _) | (OnError::Message, None, Some(_)) => {
+                let code = close_code(&refusal);
+                let receipt = context.receipt.clone();
+                let Refusal { message, body, .. } = refusal;
+                self.fail(Violation { message, body, code, receipt }, out);
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, code: u16, reason: &'static str, out: &mut Vec<Action>) {
+        if !matches!(self.phase, Phase::Over) {
+            self.phase = Phase::Over;
+            out.push(Action::Close { code, reason });
+        }
+    }
+}
+
+/// A refusal as a MESSAGE on `/user/queue/errors`.
+fn error_message(
+    refusal: &Refusal,
+    context: &Context,
+    subscription: Option<&str>,
+    session: &str,
+) -> Frame {
+    let kind = refusal.kind.name();
+    let mut frame = Frame::new(Command::Message)
+        .with("destination", "/user/queue/errors")
+        .with("message-id", &format!("{session}-error"))
+        .with("message", refusal.message)
+        .with("x-error", kind)
+        .with("content-type", "application/json");
+    if let Some(id) = subscription {
+        frame.headers.push("subscription", id);
+    }
+    if let Some(receipt) = &context.receipt {
+        frame.headers.push("receipt-id", receipt);
+    }
+    let body = serde_json::json!({
+        "kind": kind,
+        "message": refusal.message,
+        "command": context.command.name(),
+        "destination": context.destination,
+        "id": context.id,
+        "receipt": context.receipt,
+    });
+    frame.body = body.to_string().into();
+    frame
+}

@@ -1,0 +1,21 @@
+//! One client's session: a state machine, and the one driver that performs what it says.
+//!
+//! Everything here but `driver` is without I/O, clock and async. Calls go in (a frame, an event,
+//! a delivery, the time), [`Action`]s come out, and the driver performs them.
+
+mod acks;
+mod action;
+mod app;
+mod connect;
+mod error;
+mod liveness;
+mod machine;
+mod send;
+mod subscribe;
+mod subscriptions;
+mod transactions;
+
+pub use action::{Action, After, Outgoing};
+pub use error::{Errors, OnError, Violation};
+pub use liveness::Wire;
+pub use machine::{Limits, Session, Settings};

@@ -1,0 +1,345 @@
+//! The line to the store: operations go in under a user's lock, come out in order, are applied
+//! in batches, and have their effects in order.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::{Notify, oneshot};
+
+use crate::destination::{Destination, UserDestination};
+use crate::message::Message;
+use crate::persistence::{Keep, Op, Outcome, Page, Store, StoreError, UnreadId};
+use crate::relay::error::{Refusal, RefusalKind};
+use crate::relay::mailbox::{Event, Level, Mailbox, SubscriptionNumber, Token};
+
+use super::{Shared, UNREAD_TARGET, Waiting, notice};
+
+/// Operations of one call to the store.
+const BATCH: usize = 512;
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MOST: Duration = Duration::from_secs(1);
+
+/// One operation, and what follows it.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub(super) op: Op,
+    pub(super) then: Then,
+    pub(super) since: Instant,
+}
+
+/// Who waits for a result.
+#[derive(Debug)]
+pub(super) enum Answer {
+    Session { mailbox: Arc<Mailbox>, token: Token },
+    /// Is told how many messages are left.
+    Caller(oneshot::Sender<Result<u64, Refusal>>),
+}
+
+#[derive(Debug)]
+pub(super) enum Then {
+    /// After an append; `live`: it is to be pushed to who is there.
+    Deliver { answer: Option<Answer>, live: bool },
+    /// After a registration, or a page instead of it.
+    Register {
+        mailbox: Arc<Mailbox>,
+        subscription: SubscriptionNumber,
+        to: UserDestination,
+        token: Option<Token>,
+    },
+    Page { mailbox: Arc<Mailbox>, subscription: SubscriptionNumber },
+    Fetch(oneshot::Sender<Result<Page, Refusal>>),
+    Read { request: Bytes, answer: Option<Answer> },
+    Nothing,
+}
+
+/// What waits for the store.
+#[derive(Debug)]
+pub(super) struct Line {
+    waiting: Waiting,
+    state: Mutex<LineState>,
+    filled: Notify,
+    emptied: Notify,
+}
+
+#[derive(Debug, Default)]
+struct LineState {
+    jobs: VecDeque<Job>,
+    /// Jobs and bytes taken out, but not done yet, are counted too.
+    count: usize,
+    bytes: usize,
+    waiters: Vec<Arc<Mailbox>>,
+    closing: bool,
+}
+
+/// The time at which something goes into the line.
+pub(super) fn now() -> Instant {
+    Instant::now()
+}
+
+/// What a sender is told when the store was away for too long.
+pub(super) fn away() -> Refusal {
+    Refusal::new(
+        RefusalKind::Store,
+        "Store not available",
+        "messages for users cannot be kept or read at the moment; try again later\n",
+    )
+}
+
+impl Line {
+    pub(super) fn new(waiting: Waiting) -> Self {
+        Self {
+            waiting,
+            state: Mutex::default(),
+            filled: Notify::new(),
+            emptied: Notify::new(),
+        }
+    }
+
+    pub(super) fn put(&self, job: Job) {
+        let mut state = self.lock();
+        state.count += 1;
+        state.bytes += job.size();
+        state.jobs.push_back(job);
+        drop(state);
+        self.filled.notify_one();
+    }
+
+    pub(super) fn has_room(&self, waiter: &Arc<Mailbox>) -> bool {
+        let mut state = self.lock();
+        if state.count < self.waiting.messages && state.bytes < self.waiting.bytes {
+            return true;
+        }
+        state.waiters.push(waiter.clone());
+        false
+    }
+
+    pub(super) async fn close(&self) {
+        self.lock().closing = true;
+        self.filled.notify_one();
+        loop {
+            let emptied = self.emptied.notified();
+            if self.lock().count == 0 {
+                return;
+            }
+            emptied.await;
+        }
+    }
+
+    /// The next jobs; none where the line has ended.
+    async fn take(&self) -> Option<Vec<Job>> {
+        loop {
+            {
+                let mut state = self.lock();
+                if !state.jobs.is_empty() {
+                    let count = state.jobs.len().min(BATCH);
+                    return Some(state.jobs.drain(..count).collect());
+                }
+                if state.closing {
+                    return None;
+                }
+            }
+            self.filled.notified().await;
+        }
+    }
+
+    fn done(&self, count: usize, bytes: usize) {
+        let mut state = self.lock();
+        state.count -= count;
+        state.bytes -= bytes;
+        let room =
+            state.count <= self.waiting.messages / 2 && state.bytes <= self.waiting.bytes / 2;
+        let waiters = if room { std::mem::take(&mut state.waiters) } else { Vec::new() };
+        let empty = state.count == 0;
+        drop(state);
+        waiters.into_iter().for_each(|waiter| waiter.event(Event::Room));
+        if empty {
+            self.emptied.notify_waiters();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, LineState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Job {
+    fn size(&self) -> usize {
+        match &self.op {
+            Op::Append { message, .. } => message.size(),
+            _ => 0,
+        }
+    }
+
+    fn user(&self) -> Arc<str> {
+        match &self.op {
+            Op::Append { message, .. } => match &message.destination {
+                Destination::User(to) => to.user.clone(),
+                _ => Arc::from(""),
+            },
+            Op::PageOrRegister { user, .. }
+            | Op::Register { user, .. }
+            | Op::Unregister { user, .. }
+            | Op::Page { user, .. }
+            | Op::MarkRead { user, .. } => user.clone(),
+        }
+    }
+
+    /// Whether somebody waits for it who can be told to try again. What must not be lost waits
+    /// for the store as long as it takes.
+    fn may_be_refused(&self) -> bool {
+        match &self.then {
+            Then::Deliver { live, .. } => *live,
+            Then::Page { .. } | Then::Fetch(_) => true,
+            Then::Read { answer, .. } => answer.is_some(),
+            Then::Register { .. } | Then::Nothing => false,
+        }
+    }
+}
+
+/// Applies what is in the line until the line is closed.
+pub(super) async fn run(shared: Arc<Shared>, store: Store) {
+    while let Some(jobs) = shared.line.take().await {
+        let (count, bytes) = (jobs.len(), jobs.iter().map(Job::size).sum());
+        apply(&shared, &store, jobs).await;
+        shared.line.done(count, bytes);
+    }
+    store.close().await;
+}
+
+/// Applies a batch, again and again while the store is away.
+async fn apply(shared: &Shared, store: &Store, mut jobs: Vec<Job>) {
+    let mut pause = RETRY_FIRST;
+    let mut is_away = false;
+    while !jobs.is_empty() {
+        let ops = jobs.iter().map(|job| job.op.clone()).collect();
+        match store.apply(ops).await {
+            Ok(outcomes) => {
+                if is_away {
+                    tracing::info!("the store of unread messages is back");
+                }
+                for (job, outcome) in jobs.into_iter().zip(outcomes) {
+                    finish(shared, job, outcome);
+                }
+                return;
+            }
+            Err(error) => {
+                if !is_away {
+                    is_away = true;
+                    let (StoreError::Unavailable(text) | StoreError::Broken(text)) = &error;
+                    tracing::error!(error = %text, "the store of unread messages is away");
+                }
+            }
+        }
+        jobs = refuse_overdue(shared, jobs);
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_MOST);
+    }
+}
+
+fn refuse_overdue(shared: &Shared, jobs: Vec<Job>) -> Vec<Job> {
+    let limit = shared.line.waiting.time;
+    let (overdue, rest) =
+        jobs.into_iter().partition(|job| job.may_be_refused() && job.since.elapsed() >= limit);
+    let overdue: Vec<Job> = overdue;
+    for job in overdue {
+        let user = job.user();
+        match job.then {
+            Then::Deliver { answer, .. } | Then::Read { answer, .. } => {
+                answer_with(answer, &Err(away()));
+            }
+            Then::Page { mailbox, subscription } => {
+                mailbox.event(Event::Page { subscription, result: Err(away()) });
+            }
+            Then::Fetch(sender) => {
+                // A caller who has gone needs no answer.
+                let _ = sender.send(Err(away()));
+            }
+            Then::Register { .. } | Then::Nothing => {}
+        }
+        shared.registry.lock(&user).end(&user);
+    }
+    rest
+}
+
+/// The effects of one operation, under its user's lock.
+fn finish(shared: &Shared, job: Job, outcome: Outcome) {
+    let user = job.user();
+    let mut users = shared.registry.lock(&user);
+    users.end(&user);
+    match (job.then, outcome) {
+        (
+            Then::Deliver { answer, live },
+            Outcome::Appended { unread_id, new, present, unread, .. },
+        ) => {
+            let Op::Append { message, keep } = job.op else { return };
+            let Destination::User(to) = &message.destination else { return };
+            let taken = if live && present { users.push(to, &message, unread_id) } else { 0 };
+            if live && unread_id.is_none() && present && taken == 0 && keep == Keep::IfAbsent
+            {
+                // Whoever was there has gone between the step and its effect.
+                users.begin(&user);
+                let op = Op::Append { message, keep: Keep::Always };
+                let then = Then::Deliver { answer, live: false };
+                shared.line.put(Job { op, then, since: job.since });
+                return;
+            }
+            if let (Some(id), true) = (unread_id, new) {
+                users.notify(&user, UNREAD_TARGET, || added(&user, unread, id));
+            }
+            let level = if unread_id.is_some() { Level::Stored } else { Level::Pushed };
+            answer_with(answer, &Ok((level, unread)));
+        }
+        (Then::Register { mailbox, subscription, to, token }, Outcome::Registered) => {
+            users.add(&to, &mailbox, subscription);
+            match token {
+                Some(token) => {
+                    mailbox.event(Event::Done { token, result: Ok(Level::Memory) });
+                }
+                None => {
+                    mailbox.event(Event::Page { subscription, result: Ok(Page::default()) });
+                }
+            }
+        }
+        (
+            Then::Register { mailbox, subscription, .. } | Then::Page { mailbox, subscription },
+            Outcome::Page(page),
+        ) => mailbox.event(Event::Page { subscription, result: Ok(page) }),
+        (Then::Fetch(sender), Outcome::Page(page)) => {
+            // A caller who has gone needs no answer.
+            let _ = sender.send(Ok(page));
+        }
+        (Then::Read { request, answer }, Outcome::Read { removed, unread }) => {
+            if removed > 0 {
+                users.notify(&user, UNREAD_TARGET, || read(&user, unread, &request));
+            }
+            answer_with(answer, &Ok((Level::Stored, unread)));
+        }
+        (Then::Nothing, _) => {}
+        (then, outcome) => tracing::error!(?then, ?outcome, "the store answered something else"),
+    }
+}
+
+fn answer_with(answer: Option<Answer>, result: &Result<(Level, u64), Refusal>) {
+    match answer {
+        Some(Answer::Session { mailbox, token }) => {
+            let result = result.clone().map(|(level, _)| level);
+            mailbox.event(Event::Done { token, result });
+        }
+        Some(Answer::Caller(sender)) => {
+            // A caller who has gone needs no answer.
+            let _ = sender.send(result.clone().map(|(_, unread)| unread));
+        }
+        None => {}
+    }
+}
+
+fn added(user: &Arc<str>, unread: u64, id: UnreadId) -> Arc<Message> {
+    notice(user, format!(r#"{{"unread":{unread},"added":["{id}"]}}"#))
+}
+
+fn read(user: &Arc<str>, unread: u64, request: &Bytes) -> Arc<Message> {
+    let request = String::from_utf8_lossy(request);
+    notice(user, format!(r#"{{"unread":{unread},"read":{request}}}"#))
+}

@@ -21,7 +21,12 @@ pub fn encode_header(
     version: Version,
 ) {
     let escapes = if command.escapes_headers() { version } else { Version::V10 };
-    encode_text(out, name, escapes);
+    if escapes == Version::V10 && name.contains(':') {
+        // Unescaped, the colon would end the name early: `x-user:me` would arrive as `x-user`.
+        encode_text(out, &name.replace(':', " "), escapes);
+    } else {
+        encode_text(out, name, escapes);
+    }
     out.push(b':');
     encode_text(out, value, escapes);
     out.push(b'\n');
@@ -42,7 +47,7 @@ pub fn encode_end(out: &mut Vec<u8>, body: &[u8]) {
 /// Whether a text is written the same in every version.
 #[must_use]
 pub fn is_plain(text: &str) -> bool {
-    !text.bytes().any(|byte| matches!(byte, b'\n' | b'\r' | b':' | b'\\'))
+    !text.bytes().any(|byte| matches!(byte, 0 | b'\n' | b'\r' | b':' | b'\\'))
 }
 
 /// Appends a number in decimal.
@@ -62,7 +67,8 @@ pub fn push_decimal(out: &mut Vec<u8>, number: u64) {
 }
 
 /// 1.1 escapes LF, colon and backslash ("Value Encoding"), 1.2 CR too. 1.0 has no escapes: what
-/// would end the line is written as a space, since nothing may become a header of its own.
+/// would end the line is written as a space, since nothing may become a header of its own. NUL
+/// has no escape in any version and would end the frame.
 fn encode_text(out: &mut Vec<u8>, text: &str, version: Version) {
     if is_plain(text) {
         out.extend_from_slice(text.as_bytes());
@@ -70,7 +76,7 @@ fn encode_text(out: &mut Vec<u8>, text: &str, version: Version) {
     }
     for byte in text.bytes() {
         match (byte, version) {
-            (b'\n' | b'\r', Version::V10) | (b'\r', Version::V11) => out.push(b' '),
+            (0, _) | (b'\n' | b'\r', Version::V10) | (b'\r', Version::V11) => out.push(b' '),
             (b'\n', _) => out.extend_from_slice(b"\\n"),
             (b'\r', Version::V12) => out.extend_from_slice(b"\\r"),
             (b':', Version::V11 | Version::V12) => out.extend_from_slice(b"\\c"),
@@ -88,13 +94,25 @@ mod tests {
     #[test]
     fn escapes_by_version() {
         let cases = [
-            (Version::V10, "MESSAGE\na:x:\\ y z\n\n\0"),
-            (Version::V11, "MESSAGE\na:x\\c\\\\\\ny z\n\n\0"),
-            (Version::V12, "MESSAGE\na:x\\c\\\\\\ny\\rz\n\n\0"),
+            (Version::V10, "MESSAGE\na:x:\\ y z \n\n\0"),
+            (Version::V11, "MESSAGE\na:x\\c\\\\\\ny z \n\n\0"),
+            (Version::V12, "MESSAGE\na:x\\c\\\\\\ny\\rz \n\n\0"),
         ];
         for (version, expected) in cases {
             let mut out = Vec::new();
-            encode(&mut out, &Frame::new(Command::Message).with("a", "x:\\\ny\rz"), version);
+            encode(&mut out, &Frame::new(Command::Message).with("a", "x:\\\ny\rz\0"), version);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_colon_in_a_name_never_ends_it() {
+        for (version, expected) in [
+            (Version::V10, "MESSAGE\nx-user me:1\n\n\0"),
+            (Version::V11, "MESSAGE\nx-user\\cme:1\n\n\0"),
+        ] {
+            let mut out = Vec::new();
+            encode(&mut out, &Frame::new(Command::Message).with("x-user:me", "1"), version);
             assert_eq!(String::from_utf8(out).unwrap(), expected);
         }
     }

@@ -12,6 +12,12 @@ pub struct Headers {
 }
 
 impl Headers {
+    /// Room for so many headers, so many bytes of names and values in all.
+    #[must_use]
+    pub fn with_capacity(headers: usize, bytes: usize) -> Self {
+        Self { text: String::with_capacity(bytes), ends: Vec::with_capacity(headers) }
+    }
+
     /// Appends a header. An earlier one of the same name keeps its precedence.
     pub fn push(&mut self, name: &str, value: &str) {
         self.text.push_str(name);

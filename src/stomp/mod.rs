@@ -14,11 +14,16 @@
 //! or noise; of a repeated header the first counts, except that two differing content-lengths
 //! are an error.
 
+mod decode;
 pub mod encode;
+mod error;
 mod frame;
+mod head;
 mod headers;
 mod version;
 
+pub use decode::{Decoder, Event as DecoderEvent, Limits, left_trimmed};
+pub use error::{DecodeError, Excerpt, Fault, LineFault, Reaction};
 pub use frame::{Command, Frame};
 pub use headers::Headers;
 pub use version::Version;

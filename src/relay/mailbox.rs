@@ -118,6 +118,17 @@ struct Inner {
     bytes: usize,
     waker: Option<Waker>,
     state: State,
+    signals: Signals,
+}
+
+/// What is not in the line of entries, and goes before it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Signals {
+    pub tick: bool,
+    pub room: bool,
+    pub close: Option<(u16, &'static str)>,
+    /// Something did not fit.
+    pub overflown: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +148,7 @@ impl Mailbox {
     #[must_use]
     pub fn new(session: u64, limits: MailboxLimits) -> Arc<Self> {
         let inner =
-            Inner { entries: Vec::new(), messages: 0, bytes: 0, waker: None, state: State::Open };
+            Inner { entries: Vec::new(), messages: 0, bytes: 0, waker: None, state: State::Open, signals: Signals::default() };
         Arc::new(Self { session, limits, inner: Mutex::new(inner) })
     }
 
@@ -170,30 +181,42 @@ impl Mailbox {
         if inner.state == State::Closed {
             return;
         }
-        inner.entries.push(Entry::Event(Box::new(event)));
+        match event {
+            Event::Tick => inner.signals.tick = true,
+            Event::Room => inner.signals.room = true,
+            Event::Close { code, reason } => inner.signals.close = Some((code, reason)),
+            event => inner.entries.push(Entry::Event(Box::new(event))),
+        }
         let waker = inner.waker.take();
         drop(inner);
         wake(waker);
     }
 
-    /// Takes what is there, in order, up to about `bytes`; waits where nothing is.
-    /// `Ready(true)` means that the mailbox has overflown.
+    /// Takes signals, and where `into` is given what is there, in order, up to about `bytes`.
+    /// Waits where there is nothing of it.
     pub fn poll_take(
         &self,
         cx: &mut Context<'_>,
         bytes: usize,
-        into: &mut Vec<Entry>,
-    ) -> Poll<bool> {
+        into: Option<&mut Vec<Entry>>,
+    ) -> Poll<Signals> {
         let mut inner = self.lock();
-        if inner.state == State::Overflown {
-            return Poll::Ready(true);
-        }
-        if inner.entries.is_empty() {
-            inner.waker = Some(cx.waker().clone());
+        let signals = std::mem::take(&mut inner.signals);
+        let has_entries = match into {
+            Some(into) if !inner.entries.is_empty() => {
+                inner.take(bytes, into);
+                true
+            }
+            _ => false,
+        };
+        if signals == Signals::default() && !has_entries {
+            match &mut inner.waker {
+                Some(waker) => waker.clone_from(cx.waker()),
+                none => *none = Some(cx.waker().clone()),
+            }
             return Poll::Pending;
         }
-        inner.take(bytes, into);
-        Poll::Ready(false)
+        Poll::Ready(signals)
     }
 
     /// Ends the mailbox and gives back what nobody read.
@@ -230,6 +253,7 @@ impl Inner {
         self.entries.push(entry);
         if self.messages > limits.frames || self.bytes > limits.bytes {
             self.state = State::Overflown;
+            self.signals.overflown = true;
         }
         self.waker.take()
     }
@@ -319,15 +343,16 @@ mod tests {
         let waker = Waker::from(count.clone());
         let mut cx = Context::from_waker(&waker);
         let mut out = Vec::new();
-        assert_eq!(mailbox.poll_take(&mut cx, 1000, &mut out), Poll::Pending);
+        let mut take = |out: &mut Vec<Entry>| mailbox.poll_take(&mut cx, 1000, Some(out));
+        assert_eq!(take(&mut out), Poll::Pending);
         for _ in 0..3 {
             mailbox.push(entry(600)).unwrap();
         }
         assert_eq!(count.0.load(Ordering::SeqCst), 1);
-        assert_eq!(mailbox.poll_take(&mut cx, 1000, &mut out), Poll::Ready(false));
+        assert_eq!(take(&mut out), Poll::Ready(Signals::default()));
         assert_eq!(out.len(), 2);
         assert_eq!(mailbox.depth(), (1, 664));
-        assert_eq!(mailbox.poll_take(&mut cx, 1000, &mut out), Poll::Ready(false));
+        assert_eq!(take(&mut out), Poll::Ready(Signals::default()));
         assert_eq!((out.len(), mailbox.depth()), (3, (0, 0)));
     }
 
@@ -341,7 +366,8 @@ mod tests {
             mailbox.push(entry(90)).unwrap();
             assert_eq!(mailbox.push(entry(1)), Err(Gone));
             let mut cx = Context::from_waker(Waker::noop());
-            assert_eq!(mailbox.poll_take(&mut cx, 1, &mut Vec::new()), Poll::Ready(true));
+            let Poll::Ready(signals) = mailbox.poll_take(&mut cx, 1, None) else { panic!("pending") };
+            assert!(signals.overflown);
             assert_eq!(mailbox.close().len(), 2);
             mailbox.event(Event::Tick);
             assert!(mailbox.close().is_empty());

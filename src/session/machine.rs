@@ -342,6 +342,12 @@ impl Session {
         self.frame_since = in_frame.then(|| self.frame_since.unwrap_or(now));
     }
 
+    /// Nothing is read at the moment: the other side's deadlines begin anew.
+    pub fn paused(&mut self, now: Instant) {
+        self.live.ponged(now);
+        self.frame_since = self.frame_since.map(|_| now);
+    }
+
     /// Bytes went out.
     pub fn said(&mut self, now: Instant) {
         self.live.said(now);

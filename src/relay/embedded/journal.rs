@@ -316,7 +316,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut entries = Vec::new();
         let mut cx = Context::from_waker(Waker::noop());
-        while mailbox.poll_take(&mut cx, 1000, &mut entries) == Poll::Pending {
+        while mailbox.poll_take(&mut cx, 1000, Some(&mut entries)) == Poll::Pending {
             assert!(Instant::now() < deadline);
             std::thread::yield_now();
         }

@@ -1,0 +1,200 @@
+//! HTTP: the door. Upgrades hand a connection to a session; everything else is the API, the
+//! admin pages or a static file.
+
+pub mod admin;
+mod api;
+mod origin;
+mod problem;
+mod upgrade;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tower::{ServiceExt, service_fn};
+use tower_http::services::ServeDir;
+use tower_http::set_header::SetResponseHeaderLayer;
+
+use crate::session::driver::Services;
+use crate::transport::tcp;
+pub use origin::{OriginRule, Origins};
+
+/// Head and header limits of a request.
+const HEAD_BYTES: usize = 16 * 1024;
+const HEADERS: usize = 100;
+/// Pause after an accept that failed, doubled up to the second.
+const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// A place where sessions begin.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub path: String,
+    pub origins: OriginRule,
+    /// Nobody gets a session without a login at the upgrade.
+    pub needs_login: bool,
+}
+
+/// What the door knows.
+#[derive(Debug)]
+pub struct Front {
+    pub services: Arc<Services>,
+    pub endpoints: Vec<Endpoint>,
+    pub origins: Origins,
+    /// Whose `X-Forwarded-For` is believed.
+    pub is_trusted: fn(&[(IpAddr, u8)], IpAddr) -> bool,
+    pub trusted: Vec<(IpAddr, u8)>,
+    pub static_dir: Option<PathBuf>,
+    pub head_time: Duration,
+}
+
+/// A request as the door sees it.
+#[derive(Clone, Copy, Debug)]
+struct Peer {
+    /// The client behind trusted proxies.
+    address: IpAddr,
+    /// The connection itself comes from a trusted proxy.
+    is_proxied: bool,
+}
+
+impl Front {
+    /// Who the client is: the connection's address, or behind trusted proxies the last address
+    /// in `X-Forwarded-For` that no trusted proxy has.
+    fn peer(&self, connection: IpAddr, headers: &HeaderMap) -> Peer {
+        let trusts = |address| (self.is_trusted)(&self.trusted, address);
+        if !trusts(connection) {
+            return Peer { address: connection, is_proxied: false };
+        }
+        let forwarded = headers.get_all("x-forwarded-for").into_iter();
+        let forwarded: Vec<IpAddr> = forwarded
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|item| item.trim().parse().ok())
+            .collect();
+        let client = forwarded.iter().rev().find(|address| !trusts(**address));
+        let address = client.or(forwarded.first()).copied().unwrap_or(connection);
+        Peer { address, is_proxied: true }
+    }
+}
+
+/// Serves HTTP until `stop`.
+pub async fn serve(front: Arc<Front>, listener: TcpListener, stop: CancellationToken) {
+    let router = with_headers(router(&front));
+    while let Some((stream, address)) = accept(&listener, &stop).await {
+        let (front, router) = (front.clone(), router.clone());
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            connection(front, router, stream, address, stop).await;
+        });
+    }
+}
+
+/// Accepts a connection; backs off where the process has no descriptor left. None at the end.
+pub async fn accept(
+    listener: &TcpListener,
+    stop: &CancellationToken,
+) -> Option<(TcpStream, SocketAddr)> {
+    let (mut pause, most) = ACCEPT_PAUSE;
+    loop {
+        let result = tokio::select! {
+            result = listener.accept() => result,
+            () = stop.cancelled() => return None,
+        };
+        match result {
+            Ok((stream, address)) => {
+                // One that is gone already is found out by its first read.
+                let _ = tcp::configure(&stream);
+                return Some((stream, address));
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept connections at the moment");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(most);
+            }
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+async fn connection(
+    front: Arc<Front>,
+    router: Router,
+    stream: TcpStream,
+    address: SocketAddr,
+    stop: CancellationToken,
+) {
+    let head_time = front.head_time;
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (front, router) = (front.clone(), router.clone());
+        async move { Ok::<_, Infallible>(respond(front, router, request, address.ip()).await) }
+    });
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(head_time)
+        .max_buf_size(HEAD_BYTES)
+        .max_headers(HEADERS)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .with_upgrades();
+    let mut serving = std::pin::pin!(serving);
+    // What ends a connection of HTTP concerns nobody else.
+    tokio::select! {
+        _ = serving.as_mut() => {}
+        () = stop.cancelled() => {
+            serving.as_mut().graceful_shutdown();
+            let _ = serving.await;
+        }
+    }
+}
+
+async fn respond(
+    front: Arc<Front>,
+    router: Router,
+    mut request: Request<Incoming>,
+    connection: IpAddr,
+) -> Response<Body> {
+    let peer = front.peer(connection, request.headers());
+    let endpoint = front.endpoints.iter().find(|e| e.path == request.uri().path()).cloned();
+    if let Some(endpoint) = endpoint {
+        return upgrade::respond(&front, &endpoint, peer, request).await;
+    }
+    request.extensions_mut().insert(peer);
+    let answer = router.oneshot(request.map(Body::new)).await;
+    answer.unwrap_or_else(|never| match never {})
+}
+
+fn router(front: &Arc<Front>) -> Router {
+    let router = api::router(front.clone());
+    match &front.static_dir {
+        Some(folder) => router.fallback_service(ServeDir::new(folder)),
+        None => router.fallback(problem::not_found),
+    }
+}
+
+/// Headers that every answer has.
+fn with_headers(router: Router) -> Router {
+    let headers: [(HeaderName, &str); 3] = [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ];
+    headers.into_iter().fold(router, |router, (name, value)| {
+        let value = HeaderValue::from_static(value);
+        router.layer(SetResponseHeaderLayer::if_not_present(name, value))
+    })
+}

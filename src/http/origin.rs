@@ -1,0 +1,146 @@
+//! Which pages may open a session: the Origin header, compared whole.
+
+use http::{HeaderMap, Uri, header};
+
+/// Which origins an endpoint takes beside its own.
+#[derive(Clone, Debug, Default)]
+pub struct OriginRule {
+    /// `https://app.example.org`, in lower case; `*` is any.
+    pub allowed: Vec<String>,
+    /// Any origin whose host is a loopback one.
+    pub loopback: bool,
+}
+
+/// What the server knows of its own origin.
+#[derive(Clone, Debug, Default)]
+pub struct Origins {
+    /// `https://app.example.org` where `public_url` is set.
+    pub public: Option<String>,
+}
+
+/// What the Origin header says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// No browser.
+    Absent,
+    Allowed,
+    Denied,
+    /// Two of them, or no text.
+    Malformed,
+}
+
+impl Origins {
+    /// Judges a request. `is_proxied`: `X-Forwarded-Proto` and `-Host` are believed.
+    pub(super) fn judge(
+        &self,
+        rule: &OriginRule,
+        headers: &HeaderMap,
+        is_proxied: bool,
+    ) -> Verdict {
+        let mut origins = headers.get_all(header::ORIGIN).into_iter();
+        let Some(origin) = origins.next() else { return Verdict::Absent };
+        let Ok(origin) = origin.to_str() else { return Verdict::Malformed };
+        if origins.next().is_some() || origin.contains(',') {
+            return Verdict::Malformed;
+        }
+        let Some(origin) = normal(origin) else { return Verdict::Denied };
+        let is_allowed = rule.allowed.iter().any(|allowed| allowed == "*" || *allowed == origin)
+            || self.public.as_ref() == Some(&origin)
+            || own(headers, is_proxied).as_ref() == Some(&origin)
+            || rule.loopback && is_loopback(&origin);
+        if is_allowed { Verdict::Allowed } else { Verdict::Denied }
+    }
+}
+
+/// Scheme, host and port in lower case, the scheme's own port left out; none for what is no
+/// plain origin (userinfo, a path, `null`).
+pub(super) fn normal(origin: &str) -> Option<String> {
+    let (scheme, rest) = origin.split_once("://")?;
+    let scheme = scheme.to_ascii_lowercase();
+    let default = match scheme.as_str() {
+        "http" => ":80",
+        "https" => ":443",
+        _ => return None,
+    };
+    if rest.is_empty() || rest.contains(['/', '@', '?', '#', '\\']) {
+        return None;
+    }
+    let uri: Uri = origin.parse().ok()?;
+    uri.host()?;
+    let rest = rest.to_ascii_lowercase();
+    let rest = rest.strip_suffix(default).unwrap_or(&rest);
+    Some(format!("{scheme}://{rest}"))
+}
+
+/// The server's own origin as the client addressed it.
+fn own(headers: &HeaderMap, is_proxied: bool) -> Option<String> {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let forwarded = |name| if is_proxied { text(name) } else { None };
+    let scheme = forwarded("x-forwarded-proto").unwrap_or("http");
+    let host = forwarded("x-forwarded-host").or_else(|| text("host"))?;
+    normal(&format!("{scheme}://{host}"))
+}
+
+fn is_loopback(origin: &str) -> bool {
+    let Ok(uri) = origin.parse::<Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exact_matches_only() {
+        let origins = Origins { public: Some("https://chat.example.com".into()) };
+        let rule =
+            OriginRule { allowed: vec!["https://app.example.com".into()], loopback: false };
+        let cases = [
+            ("https://app.example.com", Verdict::Allowed),
+            ("https://APP.example.com:443", Verdict::Allowed),
+            ("https://chat.example.com", Verdict::Allowed),
+            ("http://relay.test:8080", Verdict::Allowed),
+            ("https://relay.test:8080", Verdict::Denied),
+            ("http://relay.test", Verdict::Denied),
+            ("http://app.example.com", Verdict::Denied),
+            ("https://app.example.com:8443", Verdict::Denied),
+            ("https://app.example.com.evil.net", Verdict::Denied),
+            ("https://evil.net/app.example.com", Verdict::Denied),
+            ("https://user@app.example.com", Verdict::Denied),
+            ("https://app.example.com.", Verdict::Denied),
+            ("https://app.example.com/", Verdict::Denied),
+            ("null", Verdict::Denied),
+            ("http://127.0.0.1:3000", Verdict::Denied),
+            ("https://app.example.com, https://evil.net", Verdict::Malformed),
+        ];
+        for (origin, expected) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", "relay.test:8080".parse().unwrap());
+            headers.insert("x-forwarded-proto", "https".parse().unwrap());
+            headers.insert("origin", origin.parse().unwrap());
+            assert_eq!(origins.judge(&rule, &headers, false), expected, "{origin}");
+        }
+        assert_eq!(origins.judge(&rule, &HeaderMap::new(), false), Verdict::Absent);
+    }
+
+    #[test]
+    fn loopback_and_proxies() {
+        let rule = OriginRule { allowed: Vec::new(), loopback: true };
+        for (origin, expected) in [
+            ("http://127.0.0.1:3000", Verdict::Allowed),
+            ("http://[::1]:3000", Verdict::Allowed),
+            ("http://localhost:1", Verdict::Allowed),
+            ("http://localhost.evil.net", Verdict::Denied),
+            ("https://site.example", Verdict::Allowed),
+            ("http://site.example", Verdict::Denied),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", "10.0.0.7:8080".parse().unwrap());
+            headers.insert("x-forwarded-proto", "https".parse().unwrap());
+            headers.insert("x-forwarded-host", "site.example".parse().unwrap());
+            headers.insert("origin", origin.parse().unwrap());
+            assert_eq!(Origins::default().judge(&rule, &headers, true), expected, "{origin}");
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! The WebSocket handshake and the interceptor before it (RFC 6455 section 4.2).
+//!
+//! Origin first, then who it is, then whether there is a place; only then 101. A refused upgrade
+//! closes the connection, so that bytes sent after it are never taken for a request (RFC 9931).
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tungstenite::handshake::derive_accept_key;
+
+use crate::auth::{AuthError, Principal};
+use crate::session::driver::{Driver, Services};
+use crate::session::sessions::{NoPlace, Place};
+use crate::stomp::Version;
+use crate::transport::websocket::frame::FrameReader;
+use crate::transport::{Framing, Transport};
+
+use super::origin::Verdict;
+use super::problem::{problem, refused};
+use super::{Endpoint, Front, Peer};
+
+/// Answers a request to an endpoint.
+pub(super) async fn respond(
+    front: &Arc<Front>,
+    endpoint: &Endpoint,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    match admit(front, endpoint, peer, &parts).await {
+        Ok(Admitted { place, principal, accept }) => {
+            let subprotocol = subprotocol(&parts.headers);
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+            let headers = response.headers_mut();
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+            if let Some((name, _)) = subprotocol {
+                let name = HeaderValue::from_static(name);
+                headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+            }
+            let request = Request::from_parts(parts, body);
+            let version = subprotocol.map(|(_, version)| version);
+            // A task of its own, so that HTTP's ends and gives its buffers back.
+            tokio::spawn(run(front.services.clone(), place, principal, version, request));
+            response
+        }
+        Err(mut response) => {
+            front.services.metrics.handshakes_refused.inc();
+            tracing::info!(
+                address = %peer.address,
+                status = response.status().as_u16(),
+                "handshake refused"
+            );
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+            response
+        }
+    }
+}
+
+struct Admitted {
+    place: Place,
+    principal: Option<Principal>,
+    accept: HeaderValue,
+}
+
+async fn admit(
+    front: &Front,
+    endpoint: &Endpoint,
+    peer: Peer,
+    parts: &Parts,
+) -> Result<Admitted, Response<Body>> {
+    let accept = handshake(parts)?;
+    match front.origins.judge(&endpoint.origins, &parts.headers, peer.is_proxied) {
+        Verdict::Absent | Verdict::Allowed => {}
+        Verdict::Denied => {
+            return Err(problem(
+                StatusCode::FORBIDDEN,
+                "Pages of this origin may not connect; see endpoint.allowed_origins.",
+            ));
+        }
+        Verdict::Malformed => {
+            return Err(problem(StatusCode::BAD_REQUEST, "The Origin header is malformed."));
+        }
+    }
+    let services = &front.services;
+    let principal = services.authenticator.handshake(parts, peer.address).await;
+    let principal = principal.map_err(|error| refused(&error))?;
+    if principal.is_none() && endpoint.needs_login {
+        return Err(refused(&AuthError::Missing));
+    }
+    let user = principal.as_ref().map(|principal| &principal.name);
+    let place = services.sessions.enter(peer.address, user).map_err(no_place)?;
+    Ok(Admitted { place, principal, accept })
+}
+
+/// Checks the handshake and gives the answer to its key.
+fn handshake(parts: &Parts) -> Result<HeaderValue, Response<Body>> {
+    let bad = |detail| Err(problem(StatusCode::BAD_REQUEST, detail));
+    if parts.method != Method::GET {
+        let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "Use GET.");
+        response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+        return Err(response);
+    }
+    let headers = &parts.headers;
+    if !has_token(headers, header::UPGRADE, "websocket")
+        || !has_token(headers, header::CONNECTION, "upgrade")
+    {
+        return bad("This is a WebSocket endpoint: connect to it with a STOMP client.");
+    }
+    if headers.contains_key(header::TRANSFER_ENCODING)
+        || headers.get(header::CONTENT_LENGTH).is_some_and(|length| length != "0")
+    {
+        return bad("An upgrade has no body.");
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        let mut response =
+            problem(StatusCode::UPGRADE_REQUIRED, "Only WebSocket version 13 is known.");
+        let known = HeaderValue::from_static("13");
+        response.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, known);
+        return Err(response);
+    }
+    let mut keys = headers.get_all(header::SEC_WEBSOCKET_KEY).into_iter();
+    let (Some(key), None) = (keys.next(), keys.next()) else {
+        return bad("There must be one Sec-WebSocket-Key.");
+    };
+    if STANDARD.decode(key.as_bytes()).map_or(0, |key| key.len()) != 16 {
+        return bad("Sec-WebSocket-Key must be 16 bytes in base64.");
+    }
+    let accept = derive_accept_key(key.as_bytes());
+    HeaderValue::try_from(accept).or_else(|_| bad("Sec-WebSocket-Key has no answer."))
+}
+
+fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
+    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
+}
+
+/// The first STOMP subprotocol the client names. Where it names others only, none is selected.
+fn subprotocol(headers: &HeaderMap) -> Option<(&'static str, Version)> {
+    let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter();
+    let names = values.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    names
+        .filter_map(|name| match name.trim() {
+            "v12.stomp" => Some(("v12.stomp", Version::V12)),
+            "v11.stomp" => Some(("v11.stomp", Version::V11)),
+            "v10.stomp" => Some(("v10.stomp", Version::V10)),
+            _ => None,
+        })
+        .max_by_key(|(_, version)| *version)
+}
+
+fn no_place(reason: NoPlace) -> Response<Body> {
+    let (status, detail) = match reason {
+        NoPlace::Draining => (StatusCode::SERVICE_UNAVAILABLE, "The server is about to restart."),
+        NoPlace::Total => (StatusCode::SERVICE_UNAVAILABLE, "The server has no place left."),
+        NoPlace::Address => {
+            (StatusCode::TOO_MANY_REQUESTS, "Too many sessions from this address.")
+        }
+        NoPlace::User => (StatusCode::TOO_MANY_REQUESTS, "Too many sessions of this user."),
+    };
+    let mut response = problem(status, detail);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
+    response
+}
+
+/// Waits for the upgrade and runs the session on the bare connection.
+async fn run(
+    services: Arc<Services>,
+    place: Place,
+    principal: Option<Principal>,
+    subprotocol: Option<Version>,
+    request: Request<Incoming>,
+) {
+    // Where the client has gone meanwhile, there is nobody to tell.
+    let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+        tracing::error!("an upgraded connection is no TCP connection");
+        return;
+    };
+    let early: Bytes = parts.read_buf;
+    let framing = Framing::WebSocket(FrameReader::new(services.limits.narrow_ws));
+    let transport = Transport::new(parts.io.into_inner(), framing);
+    services.metrics.sessions_opened.inc();
+    services.metrics.sessions.inc();
+    let metrics = services.clone();
+    Driver::new(services, transport, place, subprotocol, principal, early).run().await;
+    metrics.metrics.sessions.dec();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subprotocols() {
+        let cases = [
+            (&["v12.stomp, v11.stomp"][..], Some("v12.stomp")),
+            (&["v10.stomp", "v11.stomp"], Some("v11.stomp")),
+            (&["bearer.abc, v10.stomp"], Some("v10.stomp")),
+            (&["chat"], None),
+            (&[], None),
+        ];
+        for (values, expected) in cases {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::SEC_WEBSOCKET_PROTOCOL, value.parse().unwrap());
+            }
+            assert_eq!(subprotocol(&headers).map(|(name, _)| name), expected, "{values:?}");
+        }
+    }
+
+    #[test]
+    fn handshakes() {
+        let good = [
+            ("upgrade", "WebSocket"),
+            ("connection", "keep-alive, Upgrade"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
+        let status = |method: Method, change: Option<(&'static str, Option<&str>)>| {
+            let mut builder = Request::builder().method(method);
+            for (name, value) in good {
+                match change {
+                    Some((changed, None)) if changed == name => {}
+                    Some((changed, Some(other))) if changed == name => {
+                        builder = builder.header(name, other);
+                    }
+                    _ => builder = builder.header(name, value),
+                }
+            }
+            if let Some((name, Some(value))) = change
+                && !good.iter().any(|(known, _)| *known == name)
+            {
+                builder = builder.header(name, value);
+            }
+            let (parts, ()) = builder.body(()).unwrap().into_parts();
+            match handshake(&parts) {
+                Ok(accept) => {
+                    assert_eq!(accept, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+                    101
+                }
+                Err(response) => response.status().as_u16(),
+            }
+        };
+        assert_eq!(status(Method::GET, None), 101);
+        assert_eq!(status(Method::POST, None), 405);
+        assert_eq!(status(Method::GET, Some(("upgrade", None))), 400);
+        assert_eq!(status(Method::GET, Some(("connection", Some("close")))), 400);
+        assert_eq!(status(Method::GET, Some(("sec-websocket-version", Some("8")))), 426);
+        assert_eq!(status(Method::GET, Some(("sec-websocket-key", None))), 400);
+        assert_eq!(status(Method::GET, Some(("sec-websocket-key", Some("short")))), 400);
+        assert_eq!(status(Method::GET, Some(("content-length", Some("5")))), 400);
+        assert_eq!(status(Method::GET, Some(("transfer-encoding", Some("chunked")))), 400);
+    }
+}

@@ -1,0 +1,668 @@
+//! The one async part of a session: it reads, gives what it read to the machine, performs what
+//! the machine says, and writes. One task owns one connection; others reach it by its mailbox.
+//!
+//! Reading never waits for writing. What the socket does not take stays in `out`; as long as
+//! something is there the mailbox is left as it is, so that its limits count.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::AsyncReadExt;
+
+use crate::auth::{AuthError, Authenticator, Principal};
+use crate::message::Message;
+use crate::relay::Broker;
+use crate::relay::mailbox::{Delivery, Entry, Event, Mailbox, Signals, Source, Submit, Token};
+use crate::stomp::{self, Decoder, DecoderEvent, Frame, Headers, encode};
+use crate::telemetry::Metrics;
+use crate::ticker::Ticker;
+use crate::transport::websocket::frame::{self, FrameLimits};
+use crate::transport::{Incoming, Transport};
+use crate::user::Users;
+
+use super::proof::{Proofs, Settled};
+use super::sessions::{Place, Sessions};
+use super::{Action, After, Outgoing, Session, Settings, Violation, Wire};
+
+/// Written in one turn, so that one session does not hold up the others of its worker.
+const TURN_BYTES: usize = 64 * 1024;
+/// A closed connection waits so long for the other side to close too.
+const LINGER: Duration = Duration::from_secs(5);
+const LINGER_TCP: Duration = Duration::from_secs(2);
+/// TCP is asked this often what the peer's kernel has acknowledged.
+const TCP_PROOF: Duration = Duration::from_secs(1);
+
+const SLOW_READER: (u16, &str) = (4500, "slow reader");
+
+/// Limits of a connection; the narrow ones hold before CONNECTED.
+#[derive(Clone, Copy, Debug)]
+pub struct ConnectionLimits {
+    pub narrow: stomp::Limits,
+    pub wide: stomp::Limits,
+    pub narrow_ws: FrameLimits,
+    pub wide_ws: FrameLimits,
+    /// How long the socket may take nothing while something waits.
+    pub outbound_stall: Duration,
+}
+
+/// What all drivers of a server use.
+#[derive(Debug)]
+pub struct Services {
+    pub settings: Arc<Settings>,
+    pub limits: ConnectionLimits,
+    pub broker: Broker,
+    pub users: Users,
+    pub authenticator: Arc<Authenticator>,
+    pub sessions: Arc<Sessions>,
+    pub ticker: Ticker,
+    pub metrics: Metrics,
+}
+
+/// Bytes that were read and wait until the session takes frames again.
+#[derive(Debug, Default)]
+struct Held {
+    raw: BytesMut,
+    data: Bytes,
+}
+
+/// One connection and its session.
+#[derive(Debug)]
+pub struct Driver {
+    services: Arc<Services>,
+    transport: Transport,
+    mailbox: Arc<Mailbox>,
+    place: Place,
+    decoder: Decoder,
+    session: Session,
+    held: Option<Box<Held>>,
+    /// The broker or the store has no room for more.
+    is_blocked: bool,
+    /// Waits until everything before it is written.
+    deferred: Option<Action>,
+    out: Vec<u8>,
+    /// Since when the socket takes nothing.
+    stalled: Option<Instant>,
+    armed: Option<Instant>,
+    proofs: Proofs,
+    over: Option<(u16, &'static str)>,
+}
+
+/// What a turn works with; lives as long as the turn.
+#[derive(Default)]
+struct Turn {
+    scratch: Vec<u8>,
+    head: Vec<u8>,
+    actions: Vec<Action>,
+}
+
+enum Wake {
+    Read(io::Result<Option<BytesMut>>),
+    Writable(io::Result<()>),
+    Mail(Signals),
+}
+
+impl Driver {
+    /// A session on a connection. `principal` is who the interceptor let in at the upgrade;
+    /// `early` are bytes that came with the upgrade.
+    #[must_use]
+    pub fn new(
+        services: Arc<Services>,
+        transport: Transport,
+        place: Place,
+        subprotocol: Option<stomp::Version>,
+        principal: Option<Principal>,
+        early: Bytes,
+    ) -> Self {
+        let now = Instant::now();
+        let wire = if transport.is_websocket() { Wire::WebSocket } else { Wire::Tcp };
+        let principal = principal.map(|who| {
+            let until = expiry(&who, now);
+            (who, until)
+        });
+        let settings = services.settings.clone();
+        let name = place.name();
+        let session = Session::new(settings, name, wire, subprotocol, principal, now);
+        let held = (!early.is_empty())
+            .then(|| Box::new(Held { raw: BytesMut::from(early), data: Bytes::new() }));
+        Self {
+            decoder: Decoder::new(services.limits.narrow),
+            mailbox: place.mailbox().clone(),
+            services,
+            transport,
+            place,
+            session,
+            held,
+            is_blocked: false,
+            deferred: None,
+            out: Vec::new(),
+            stalled: None,
+            armed: None,
+            proofs: Proofs::new(wire),
+            over: None,
+        }
+    }
+
+    /// Runs the session to its end.
+    pub async fn run(mut self) {
+        self.turn(|_, _| {});
+        while self.over.is_none() {
+            let (wake, entries) = self.next().await;
+            self.turn(|driver, turn| driver.handle(wake, entries, turn));
+        }
+        self.end();
+        self.linger().await;
+    }
+
+    async fn next(&mut self) -> (Wake, Vec<Entry>) {
+        let mut entries = Vec::new();
+        let wake = poll_fn(|cx| self.poll_next(cx, &mut entries)).await;
+        (wake, entries)
+    }
+
+    fn poll_next(&self, cx: &mut Context<'_>, entries: &mut Vec<Entry>) -> Poll<Wake> {
+        let into = self.out.is_empty().then_some(entries);
+        if let Poll::Ready(signals) = self.mailbox.poll_take(cx, TURN_BYTES, into) {
+            return Poll::Ready(Wake::Mail(signals));
+        }
+        if !self.out.is_empty()
+            && let Poll::Ready(result) = self.transport.poll_writable(cx)
+        {
+            return Poll::Ready(Wake::Writable(result));
+        }
+        if self.held.is_none() && !self.is_blocked {
+            return self.transport.poll_read(cx).map(Wake::Read);
+        }
+        Poll::Pending
+    }
+
+    /// One turn: something happens, its actions are performed, what came of it is written.
+    fn turn(&mut self, happen: impl FnOnce(&mut Self, &mut Turn)) {
+        let mut turn = Turn::default();
+        happen(self, &mut turn);
+        self.perform(&mut turn);
+        self.feed_held(&mut turn);
+        self.flush(&mut turn);
+        self.arm();
+    }
+
+    fn handle(&mut self, wake: Wake, entries: Vec<Entry>, turn: &mut Turn) {
+        let now = Instant::now();
+        match wake {
+            Wake::Read(Ok(Some(bytes))) => {
+                self.services.metrics.bytes_received.inc_by(bytes.len() as u64);
+                self.feed(Held { raw: bytes, data: Bytes::new() }, now, turn);
+            }
+            Wake::Writable(Ok(())) => {}
+            // The other side is gone; what it did not prove to have is kept.
+            Wake::Read(Ok(None) | Err(_)) | Wake::Writable(Err(_)) => {
+                self.over.get_or_insert((1006, "connection lost"));
+            }
+            Wake::Mail(signals) => {
+                self.signals(signals, now, turn);
+                for entry in entries {
+                    self.entry(entry, now, turn);
+                }
+            }
+        }
+    }
+
+    fn signals(&mut self, signals: Signals, now: Instant, turn: &mut Turn) {
+        if let Some((code, reason)) = signals.close {
+            self.session.event(Event::Close { code, reason }, now, &mut turn.actions);
+        }
+        if signals.overflown {
+            self.slow_reader();
+        }
+        if signals.room {
+            self.is_blocked = false;
+        }
+        if signals.tick {
+            self.armed = None;
+            self.tick(now, turn);
+        }
+    }
+
+    fn tick(&mut self, now: Instant, turn: &mut Turn) {
+        if self.held.is_some() || self.is_blocked {
+            // Nothing is read, so silence proves nothing.
+            self.session.paused(now);
+        }
+        self.session.tick(now, &mut turn.actions);
+        let stall = self.services.limits.outbound_stall;
+        if self.stalled.is_some_and(|since| now >= since + stall) {
+            self.slow_reader();
+        }
+        self.prove_tcp(turn);
+    }
+
+    fn slow_reader(&mut self) {
+        if self.over.is_none() {
+            self.services.metrics.slow_readers.inc();
+            tracing::info!(session = self.place.name(), "slow reader");
+            self.over = Some(SLOW_READER);
+        }
+    }
+
+    /// One entry of the mailbox.
+    fn entry(&mut self, entry: Entry, now: Instant, turn: &mut Turn) {
+        match entry {
+            Entry::Event(event) => match *event {
+                Event::Authenticated(result) => self.authenticated(result, now, turn),
+                event => self.session.event(event, now, &mut turn.actions),
+            },
+            entry => {
+                let Turn { head, actions, .. } = turn;
+                if let Some(outgoing) = self.session.deliver(entry, now, head, actions) {
+                    let head = std::mem::take(&mut turn.head);
+                    self.put_message(&head, outgoing, turn);
+                    turn.head = head;
+                }
+            }
+        }
+        self.perform(turn);
+    }
+
+    fn put_message(&mut self, head: &[u8], outgoing: Outgoing, turn: &mut Turn) {
+        let Outgoing { message, own_id, after } = outgoing;
+        let tail = message.tail(self.session.version());
+        let tail = if own_id { tail.without_id() } else { tail.with_id() };
+        self.transport.put(&mut turn.scratch, message.is_text(), [head, tail]);
+        self.services.metrics.messages_delivered.inc();
+        match after {
+            After::Nothing => {}
+            After::Settle { subscription, tag } => {
+                let queue = message.destination.clone();
+                let end = self.pending(turn);
+                self.proofs.settle(end, Settled { subscription, queue, tag });
+            }
+            After::Prove { unread_id } => {
+                let end = self.pending(turn);
+                self.proofs.prove(end, message, unread_id);
+            }
+        }
+    }
+
+    /// Bytes that wait for the kernel.
+    fn pending(&self, turn: &Turn) -> u64 {
+        (self.out.len() + turn.scratch.len()) as u64
+    }
+
+    /// Takes bytes apart and gives the frames to the session, as far as it takes them.
+    fn feed(&mut self, held: Held, now: Instant, turn: &mut Turn) {
+        let Held { mut raw, mut data } = held;
+        loop {
+            while !data.is_empty() {
+                if self.over.is_some() {
+                    return;
+                }
+                if !self.may_take() {
+                    self.held = Some(Box::new(Held { raw, data }));
+                    return;
+                }
+                if !self.feed_stomp(&mut data, now, turn) {
+                    return;
+                }
+            }
+            match self.transport.incoming(&mut raw) {
+                Ok(None) => break,
+                Ok(Some(incoming)) => data = self.incoming(incoming, now, turn),
+                Err(error) => {
+                    self.over.get_or_insert((error.close_code(), "WebSocket protocol"));
+                    return;
+                }
+            }
+        }
+        self.session.heard(self.decoder.in_frame(), now);
+    }
+
+    fn incoming(&mut self, incoming: Incoming, now: Instant, turn: &mut Turn) -> Bytes {
+        match incoming {
+            Incoming::Data(data) => return data,
+            Incoming::Ping(payload) => frame::write_pong(&mut turn.scratch, &payload),
+            Incoming::Pong(payload) => {
+                self.session.ponged(now);
+                self.proofs.ponged(&payload);
+                self.proven(turn);
+            }
+            Incoming::Close => {
+                self.over.get_or_insert((1000, ""));
+            }
+        }
+        Bytes::new()
+    }
+
+    /// One frame or part of one; `false` where nothing more is to be read.
+    fn feed_stomp(&mut self, data: &mut Bytes, now: Instant, turn: &mut Turn) -> bool {
+        match self.decoder.decode(data) {
+            Ok(Some(DecoderEvent::Frame(frame))) => {
+                self.services.metrics.frames_received.inc();
+                self.session.frame(frame, now, &mut turn.actions);
+                self.perform(turn);
+                true
+            }
+            Ok(Some(DecoderEvent::HeartBeat) | None) => true,
+            Err(error) => {
+                self.session.garbled(Violation::from(error), &mut turn.actions);
+                self.perform(turn);
+                false
+            }
+        }
+    }
+
+    /// Whether a frame may be given to the session now.
+    fn may_take(&mut self) -> bool {
+        if !self.session.takes_frames() {
+            return false;
+        }
+        let Services { broker, users, .. } = &*self.services;
+        if !broker.has_room(&self.mailbox) || !users.has_room(&self.mailbox) {
+            self.is_blocked = true;
+            return false;
+        }
+        true
+    }
+
+    /// Goes on with bytes that had to wait.
+    fn feed_held(&mut self, turn: &mut Turn) {
+        if self.over.is_none()
+            && !self.is_blocked
+            && self.session.takes_frames()
+            && let Some(held) = self.held.take()
+        {
+            self.feed(*held, Instant::now(), turn);
+        }
+    }
+
+    /// Performs actions until none is left; an answer that is there at once may add some.
+    fn perform(&mut self, turn: &mut Turn) {
+        while !turn.actions.is_empty() {
+            for action in std::mem::take(&mut turn.actions) {
+                self.act(action, turn);
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action, turn: &mut Turn) {
+        let services = self.services.clone();
+        match action {
+            Action::Send(frame) => self.put_frame(&frame, turn),
+            Action::Written(bytes) => self.transport.put(&mut turn.scratch, true, [&bytes, b""]),
+            Action::Deliver { head, message, own_id, after } => {
+                self.put_message(&head, Outgoing { message, own_id, after }, turn);
+            }
+            Action::Authenticate(headers) => self.authenticate(headers),
+            Action::Connected => self.connected(),
+            Action::Publish { token, message } => {
+                let submit = services.broker.publish(&self.mailbox, token, message);
+                self.submitted(token, submit, turn);
+            }
+            Action::SendToUser { token, message, never } => {
+                let submit = services.users.send(&self.mailbox, Some(token), message, never);
+                self.submitted(token, submit, turn);
+            }
+            Action::Subscribe { token, request } => {
+                let submit = services.broker.subscribe(&self.mailbox, token, request);
+                self.submitted(token, submit, turn);
+            }
+            Action::Unsubscribe { subscription, destination } => {
+                services.broker.unsubscribe(&self.mailbox, subscription, &destination);
+            }
+            Action::Settle { subscription, destination, tags, settlement } => {
+                let of = &self.mailbox;
+                services.broker.settle(of, subscription, &destination, &tags, settlement);
+            }
+            Action::SubscribeUser { token, subscription, to } => {
+                services.users.subscribe(&self.mailbox, subscription, &to, token);
+            }
+            Action::UnsubscribeUser { subscription, to } => {
+                services.users.unsubscribe(&self.mailbox, subscription, &to);
+            }
+            action @ (Action::Replay { .. } | Action::Page { .. }) => self.pull(action, turn),
+            Action::MarkRead { which, request, token } => {
+                if let Some(user) = self.user() {
+                    let answer = token.map(|token| (&self.mailbox, token));
+                    services.users.mark_read(&user, which, request, answer);
+                }
+            }
+            Action::Restore(messages) => self.restore(messages),
+            Action::HeartBeat => self.transport.put(&mut turn.scratch, true, [b"\n", b""]),
+            Action::Ping => self.ping(turn),
+            Action::Close { code, reason } => {
+                self.over.get_or_insert((code, reason));
+            }
+        }
+    }
+
+    /// Asks for stored messages once what is there is written: nothing is buffered twice.
+    fn pull(&mut self, action: Action, turn: &Turn) {
+        if self.pending(turn) > 0 && self.deferred.is_none() {
+            self.deferred = Some(action);
+            return;
+        }
+        let users = &self.services.users;
+        match action {
+            Action::Replay { subscription, to, after, limit } => {
+                users.replay(&self.mailbox, subscription, &to, after, limit);
+            }
+            Action::Page { subscription, after, limit } => {
+                if let Some(user) = self.user() {
+                    users.page(&self.mailbox, subscription, &user, after, limit);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn submitted(&mut self, token: Token, submit: Submit, turn: &mut Turn) {
+        match submit {
+            Submit::Done(level) => self.session.done(token, Ok(level), &mut turn.actions),
+            Submit::Refused(refusal) => {
+                self.session.done(token, Err(refusal), &mut turn.actions);
+            }
+            Submit::Pending => {}
+        }
+    }
+
+    fn put_frame(&self, frame: &Frame, turn: &mut Turn) {
+        let mut bytes = Vec::with_capacity(frame.headers.text_len() + frame.body.len() + 64);
+        encode::encode(&mut bytes, frame, self.session.version());
+        self.transport.put(&mut turn.scratch, true, [&bytes, b""]);
+    }
+
+    fn connected(&mut self) {
+        let limits = &self.services.limits;
+        self.decoder.set_limits(limits.wide);
+        self.decoder.set_version(self.session.version());
+        self.transport.set_limits(limits.wide_ws);
+    }
+
+    /// Login takes its time elsewhere; the answer comes by the mailbox.
+    fn authenticate(&self, headers: Headers) {
+        let (services, mailbox) = (self.services.clone(), self.mailbox.clone());
+        let address = self.place.address();
+        tokio::spawn(async move {
+            let result = services.authenticator.connect(&headers, address).await;
+            mailbox.event(Event::Authenticated(result));
+        });
+    }
+
+    fn authenticated(
+        &mut self,
+        result: Result<Principal, AuthError>,
+        now: Instant,
+        turn: &mut Turn,
+    ) {
+        let result = result.and_then(|principal| {
+            if self.place.take_user(&principal.name) {
+                Ok(principal)
+            } else {
+                Err(AuthError::TooMany { retry_after: Duration::from_secs(60) })
+            }
+        });
+        let expires = result.as_ref().ok().and_then(|principal| expiry(principal, now));
+        self.session.authenticated(result, expires, now, &mut turn.actions);
+    }
+
+    fn ping(&mut self, turn: &mut Turn) {
+        if let Some(payload) = self.proofs.ping() {
+            frame::write_ping(&mut turn.scratch, &payload);
+        }
+    }
+
+    /// Messages of the user that the other side proved to have.
+    fn proven(&mut self, turn: &mut Turn) {
+        let proven = self.proofs.take_proven();
+        let read = proven.into_iter().filter_map(|(message, id)| {
+            Some((message.destination.clone(), id?))
+        });
+        self.session.proven(read, &mut turn.actions);
+        self.perform(turn);
+    }
+
+    fn prove_tcp(&mut self, turn: &mut Turn) {
+        if self.proofs.wants_tcp()
+            && let Ok(open) = crate::transport::tcp::unacknowledged(self.transport.stream())
+        {
+            self.proofs.acknowledged(open);
+            self.proven(turn);
+        }
+    }
+
+    /// Writes what the turn made, as far as the kernel takes it.
+    fn flush(&mut self, turn: &mut Turn) {
+        let now = Instant::now();
+        if self.proofs.wants_ping() {
+            self.session.pinged(now);
+            self.ping(turn);
+        }
+        if self.out.is_empty() && turn.scratch.is_empty() {
+            self.resume(turn);
+            return;
+        }
+        let is_fresh = self.out.is_empty();
+        if !is_fresh {
+            self.out.append(&mut turn.scratch);
+        }
+        let bytes = if is_fresh { &turn.scratch } else { &self.out };
+        let Ok(written) = self.transport.write(bytes) else {
+            self.over.get_or_insert((1006, "connection lost"));
+            return;
+        };
+        if written > 0 {
+            self.session.said(now);
+            self.stalled = None;
+            self.services.metrics.bytes_sent.inc_by(written as u64);
+        }
+        if is_fresh {
+            self.out = turn.scratch.get(written..).unwrap_or_default().to_vec();
+        } else if written == self.out.len() {
+            self.out = Vec::new();
+        } else {
+            self.out.drain(..written);
+        }
+        if self.out.is_empty() { self.stalled = None } else { self.stalled.get_or_insert(now); }
+        turn.scratch.clear();
+        for Settled { subscription, queue, tag } in self.proofs.written(written as u64) {
+            self.session.written(subscription, &queue, tag, &mut turn.actions);
+        }
+        self.perform(turn);
+        self.resume(turn);
+    }
+
+    /// Goes on with what waited for the socket.
+    fn resume(&mut self, turn: &mut Turn) {
+        if self.out.is_empty()
+            && turn.scratch.is_empty()
+            && let Some(action) = self.deferred.take()
+        {
+            self.pull(action, turn);
+        }
+    }
+
+    /// Arms the ticker for the earliest deadline.
+    fn arm(&mut self) {
+        let stall = self.stalled.map(|since| since + self.services.limits.outbound_stall);
+        let proof = self.proofs.wants_tcp().then(|| Instant::now() + TCP_PROOF);
+        let deadline = [self.session.deadline(), stall, proof].into_iter().flatten().min();
+        if let Some(at) = deadline
+            && self.armed.is_none_or(|armed| at < armed)
+        {
+            self.armed = Some(at);
+            self.services.ticker.arm(at, &self.mailbox);
+        }
+    }
+
+    fn user(&self) -> Option<Arc<str>> {
+        self.session.principal().map(|principal| principal.name.clone())
+    }
+
+    fn restore(&self, messages: Vec<Arc<Message>>) {
+        if let Some(user) = self.user()
+            && !messages.is_empty()
+        {
+            self.services.metrics.unread_restored.inc_by(messages.len() as u64);
+            self.services.users.restore(&user, messages);
+        }
+    }
+
+    /// The session ends: its places are given up, and what it did not prove to have is kept.
+    fn end(&mut self) {
+        self.prove_tcp(&mut Turn::default());
+        let left = self.mailbox.close();
+        let mut ending = self.session.end();
+        let mut unproven = self.proofs.unproven();
+        for Settled { subscription, queue, .. } in self.proofs.unsettled() {
+            ending.broker.push((subscription, queue));
+        }
+        for entry in left {
+            let Entry::Own(delivery) = entry else { continue };
+            let Delivery { message, subscription, source, .. } = *delivery;
+            match source {
+                Source::User { unread_id: None } => unproven.push(message),
+                Source::User { unread_id: Some(_) } => {}
+                Source::Queue { .. } => {
+                    ending.broker.push((subscription, message.destination.clone()));
+                }
+            }
+        }
+        for (subscription, to) in ending.user {
+            self.services.users.unsubscribe(&self.mailbox, subscription, &to);
+        }
+        self.services.broker.session_ended(&self.mailbox, &ending.broker);
+        unproven.extend(ending.unacked);
+        self.restore(unproven);
+        self.place.leave();
+        if let Some((code, reason)) = self.over {
+            tracing::debug!(session = self.place.name(), code, reason, "session ended");
+        }
+    }
+
+    /// Says good-bye and waits a little for the other side to do so too.
+    async fn linger(self) {
+        let Self { transport, mut out, over, .. } = self;
+        let Some((code, reason)) = over.filter(|(code, _)| *code != 1006) else { return };
+        let is_websocket = transport.is_websocket();
+        transport.put_close(&mut out, code, reason);
+        let mut stream = transport.into_stream();
+        let time = if is_websocket { LINGER } else { LINGER_TCP };
+        let farewell = async {
+            use tokio::io::AsyncWriteExt;
+            stream.write_all(&out).await?;
+            stream.shutdown().await?;
+            let mut sink = [0_u8; 1024];
+            while stream.read(&mut sink).await? > 0 {}
+            io::Result::Ok(())
+        };
+        // Whatever comes of it, the connection is over.
+        let _ = tokio::time::timeout(time, farewell).await;
+    }
+}
+
+fn expiry(principal: &Principal, now: Instant) -> Option<Instant> {
+    let left = principal.expires_at?.duration_since(SystemTime::now()).unwrap_or_default();
+    now.checked_add(left)
+}

@@ -9,3 +9,4 @@ pub mod message;
 pub mod persistence;
 pub mod relay;
 pub mod stomp;
+pub mod transport;

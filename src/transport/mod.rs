@@ -1,0 +1,3 @@
+//! How bytes come in and go out.
+
+pub mod websocket;

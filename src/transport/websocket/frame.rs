@@ -463,3 +463,6 @@ fn write_control(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     write_head(out, opcode, payload.len());
     out.extend_from_slice(payload);
 }
+
+#[cfg(test)]
+mod tests;

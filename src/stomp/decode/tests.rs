@@ -230,6 +230,13 @@ fn limits_hold_before_anything_is_buffered() {
             Reaction::Limit,
             "value may have 100 bytes here; this one begins \"nn\"\n",
         ),
+        // The frame's end is passed before the value's, also where both are.
+        (
+            format!("SEND\n{}a:{}", format!("a:{}\n", "x".repeat(97)).repeat(3), "v".repeat(500)),
+            401,
+            Reaction::TooBig,
+            "400 bytes",
+        ),
         (long_head, 401, Reaction::TooBig, "400 bytes"),
         // 25 bytes of head leave 375.
         ("SEND\ncontent-length:376\n\n".into(), 25, Reaction::TooBig, "400 bytes"),

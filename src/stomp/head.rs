@@ -32,7 +32,7 @@ pub(super) fn parse(
         .map_err(|fault| DecodeError::new(fault, find_receipt(head, version).as_deref()))
 }
 
-/// EOL = [CR] LF, in every version; any other CR is an error.
+/// `EOL = [CR] LF`, in every version; any other CR is an error.
 fn line(head: &str) -> IResult<&str, &str> {
     terminated(take_till(|c| c == '\r' || c == '\n'), line_ending).parse(head)
 }

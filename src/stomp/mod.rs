@@ -20,6 +20,7 @@ mod error;
 mod frame;
 mod head;
 mod headers;
+pub mod heartbeat;
 mod version;
 
 pub use decode::{Decoder, Event as DecoderEvent, Limits, left_trimmed};

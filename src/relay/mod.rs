@@ -2,6 +2,7 @@
 
 pub mod error;
 pub mod mailbox;
+pub mod rabbitmq;
 pub mod topics;
 
 use crate::destination::Destination;

@@ -1,0 +1,477 @@
+//! Connections to RabbitMQ: dialling, back-off, and a supervisor for each.
+//!
+//! What is unusual here answers how lapin behaves: a failed connect leaks a little and a connect
+//! that is dropped leaks a thread, so the port is tried first and no connect is ever dropped;
+//! a channel that RabbitMQ closed spoils its number on that connection for good, so channels are
+//! asked for again and a connection is replaced long before its numbers run out; recovery by
+//! lapin itself is off, since only this relay knows what may be done twice.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures_util::{Stream, StreamExt};
+use lapin::types::ShortString;
+use lapin::uri::AMQPUri;
+use lapin::{Channel, Connection, ConnectionProperties, ConnectionStatus, Event};
+use tokio::net::TcpStream;
+use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+use ulid::Ulid;
+
+use super::counters::Counters;
+use super::refusal::Fault;
+
+const PREFLIGHT_TIME: Duration = Duration::from_secs(5);
+const CONNECT_TIME: Duration = Duration::from_secs(30);
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+/// In seconds. A dead peer is noticed after twice that.
+const HEARTBEAT: u16 = 10;
+/// Connects that hang may be as many; each holds a thread until its peer gives up.
+const MAX_HANGING: usize = 8;
+/// RabbitMQ takes 2,047 channels on a connection.
+const MAX_CLOSED_CHANNELS: u32 = 500;
+const CHANNEL_TRIES: u32 = 16;
+
+/// What all parts share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) dialer: Dialer,
+    pub(super) state: State,
+    pub(super) counters: Counters,
+    pub(super) tasks: TaskTracker,
+    pub(super) stop: CancellationToken,
+    pub(super) runtime: tokio::runtime::Handle,
+}
+
+impl Shared {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        // Detached on purpose: tasks end by the stop token, the tracker waits for them.
+        drop(self.tasks.spawn_on(task, &self.runtime));
+    }
+}
+
+/// Why a connect failed, in one line for the operator; never with the password.
+#[derive(Debug)]
+pub(super) struct DialError {
+    pub(super) text: String,
+    /// RabbitMQ was reached, and said no.
+    reached: bool,
+}
+
+/// Knows where RabbitMQ is.
+#[derive(Debug)]
+pub(super) struct Dialer {
+    targets: Vec<Target>,
+    hanging: Arc<AtomicUsize>,
+}
+
+struct Target {
+    uri: AMQPUri,
+    address: String,
+}
+
+impl std::fmt::Debug for Target {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.address)
+    }
+}
+
+impl Dialer {
+    /// # Errors
+    /// One line, where a URL is none; it is not repeated, since it may hold a password.
+    pub(super) fn new(urls: &[String]) -> Result<Self, String> {
+        let mut targets = Vec::new();
+        for (index, url) in urls.iter().enumerate() {
+            let mut uri: AMQPUri =
+                url.parse().map_err(|error| format!("RabbitMQ URL {}: {error}", index + 1))?;
+            uri.query.heartbeat.get_or_insert(HEARTBEAT);
+            let address = format!("{}:{}", uri.authority.host, uri.authority.port);
+            targets.push(Target { uri, address });
+        }
+        if targets.is_empty() {
+            return Err("RabbitMQ: no URL is configured".into());
+        }
+        Ok(Self { targets, hanging: Arc::default() })
+    }
+
+    /// Connects to one of the nodes, in random order.
+    pub(super) async fn dial(&self, name: &str) -> Result<Arc<Link>, DialError> {
+        let first = usize::try_from(random(self.targets.len() as u64)).unwrap_or(0);
+        let (front, back) = self.targets.split_at(first);
+        let mut failure = DialError { text: String::new(), reached: false };
+        for target in back.iter().chain(front) {
+            match self.dial_one(target, name).await {
+                Ok(link) => return Ok(link),
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn dial_one(&self, target: &Target, name: &str) -> Result<Arc<Link>, DialError> {
+        let fail = |reached, reason: String| DialError {
+            text: format!("RabbitMQ at {}: {reason}", target.address),
+            reached,
+        };
+        let authority = &target.uri.authority;
+        let host = authority.host.trim_start_matches('[').trim_end_matches(']');
+        let socket = TcpStream::connect((host, authority.port));
+        match tokio::time::timeout(PREFLIGHT_TIME, socket).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => return Err(fail(false, format!("cannot connect: {error}"))),
+            Err(_) => return Err(fail(false, "cannot connect: no answer".into())),
+        }
+        if self.hanging.load(Ordering::Relaxed) >= MAX_HANGING {
+            return Err(fail(true, "connects still hang".into()));
+        }
+        let properties = ConnectionProperties::default()
+            .with_connection_name(format!("stomp-relay {name}").into_bytes().into());
+        let connect = Connection::connect_uri(target.uri.clone(), properties);
+        let hanging = self.hanging.clone();
+        hanging.fetch_add(1, Ordering::Relaxed);
+        let connect = tokio::spawn(async move {
+            let result = connect.await;
+            hanging.fetch_sub(1, Ordering::Relaxed);
+            result
+        });
+        // Beyond that time the task goes on, and its connection is closed when it comes.
+        match tokio::time::timeout(CONNECT_TIME, connect).await {
+            Ok(Ok(Ok(connection))) => Ok(Link::new(connection, target.address.clone())),
+            Ok(Ok(Err(error))) => Err(fail(true, explain(&error, &target.uri))),
+            Ok(Err(_)) => Err(fail(true, "the connect was ended".into())),
+            Err(_) => Err(fail(true, "connected, but no AMQP answer came".into())),
+        }
+    }
+}
+
+/// `authority` has the password; only the user's name is told.
+fn explain(error: &lapin::Error, uri: &AMQPUri) -> String {
+    match Fault::of(error) {
+        Fault::Refused(403) => {
+            format!("the login of user '{}' was refused", uri.authority.userinfo.username)
+        }
+        Fault::Violation => format!("virtual host '{}': {error}", uri.vhost),
+        Fault::Refused(_) | Fault::Gone => error.to_string(),
+    }
+}
+
+/// One connection, until it is lost.
+pub(super) struct Link {
+    connection: Connection,
+    closed_channels: AtomicU32,
+    lost: CancellationToken,
+    reason: Arc<Mutex<String>>,
+}
+
+impl Link {
+    fn new(connection: Connection, address: String) -> Arc<Self> {
+        let lost = CancellationToken::new();
+        let reason = Arc::new(Mutex::new(String::new()));
+        let events = Box::pin(connection.events_listener());
+        let watch = watch(events, connection.status().clone(), address, reason.clone());
+        let gone = lost.clone();
+        // Ends with the connection: shutdown need not wait for it.
+        drop(tokio::spawn(async move {
+            watch.await;
+            gone.cancel();
+        }));
+        Arc::new(Self { connection, closed_channels: AtomicU32::new(0), lost, reason })
+    }
+
+    /// A new channel.
+    pub(super) async fn open_channel(&self) -> lapin::Result<Channel> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.connection.create_channel().await {
+                Err(_) if tries < CHANNEL_TRIES && self.is_alive() => {}
+                result => return result,
+            }
+        }
+    }
+
+    pub(super) fn is_alive(&self) -> bool {
+        !self.lost.is_cancelled() && self.connection.status().connected()
+    }
+
+    /// So many channels were closed by RabbitMQ that nobody should open more here.
+    pub(super) fn is_worn(&self) -> bool {
+        self.closed_channels.load(Ordering::Relaxed) >= MAX_CLOSED_CHANNELS
+    }
+
+    /// Waits for the connection's end.
+    pub(super) async fn lost(&self) {
+        self.lost.cancelled().await;
+    }
+
+    fn reason(&self) -> String {
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn close(&self) {
+        let close = self.connection.close(200, ShortString::from("shutdown"));
+        // What was confirmed is confirmed; a close that fails closes too.
+        drop(tokio::time::timeout(CLOSE_TIME, close).await);
+    }
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link").field("lost", &self.lost.is_cancelled()).finish_non_exhaustive()
+    }
+}
+
+/// Waits until the connection is gone, and notes why.
+async fn watch(
+    mut events: impl Stream<Item = Event> + Unpin,
+    status: ConnectionStatus,
+    address: String,
+    reason: Arc<Mutex<String>>,
+) {
+    // Events of channels come here too. The status is asked from time to time because an event
+    // from before this task would be missed.
+    const POLL: Duration = Duration::from_secs(1);
+    let mut text = "the connection was closed".to_owned();
+    while status.connected() {
+        match tokio::time::timeout(POLL, events.next()).await {
+            Ok(Some(Event::Error(error))) => {
+                if let lapin::ErrorKind::ParsingError(_) = error.kind() {
+                    // It comes again with the same delivery, so somebody has to look.
+                    error!("RabbitMQ at {address} delivered what lapin cannot read: {error}");
+                }
+                text = error.to_string();
+            }
+            Ok(Some(Event::ConnectionBlocked(why))) => {
+                warn!("RabbitMQ at {address} takes no messages for now: {why}");
+            }
+            Ok(Some(Event::ConnectionUnblocked)) => {
+                info!("RabbitMQ at {address} takes messages again");
+            }
+            Ok(None) => break,
+            Ok(Some(_)) | Err(_) => {}
+        }
+    }
+    *reason.lock().unwrap_or_else(PoisonError::into_inner) = format!("{address}: {text}");
+}
+
+/// How many connections are away: one line in the log when the first goes, one when all are back.
+#[derive(Debug, Default)]
+pub(super) struct State(Mutex<(usize, Option<Instant>)>);
+
+impl State {
+    pub(super) fn is_up(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 == 0
+    }
+
+    fn down(&self, reason: &str) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 += 1;
+        if state.0 == 1 {
+            state.1 = Some(Instant::now());
+            warn!("RabbitMQ is away ({reason}); sessions stay, messages wait");
+        }
+    }
+
+    fn up(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = state.0.saturating_sub(1);
+        if state.0 == 0
+            && let Some(since) = state.1.take()
+        {
+            let seconds = since.elapsed().as_secs_f32();
+            info!("RabbitMQ is back after {seconds:.1} s; topic messages of others passed by");
+        }
+    }
+}
+
+/// Keeps one connection up for as long as it lives.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    current: watch::Receiver<Option<Arc<Link>>>,
+    worn: Arc<Notify>,
+    stop: CancellationToken,
+}
+
+impl Keeper {
+    pub(super) fn spawn(
+        shared: &Arc<Shared>,
+        name: &'static str,
+        first: Option<Arc<Link>>,
+    ) -> Self {
+        let (sender, current) = watch::channel(None);
+        let worn = Arc::new(Notify::new());
+        let stop = shared.stop.child_token();
+        let task = keep(shared.clone(), name, first, sender, worn.clone(), stop.clone());
+        shared.spawn(task);
+        Self { shared: shared.clone(), current, worn, stop }
+    }
+
+    /// The connection, waiting until it is there. `None` at the end.
+    pub(super) async fn link(&self) -> Option<Arc<Link>> {
+        let mut current = self.current.clone();
+        let alive = |link: &Option<Arc<Link>>| link.as_ref().is_some_and(|link| link.is_alive());
+        tokio::select! {
+            () = self.stop.cancelled() => None,
+            link = current.wait_for(alive) => link.ok().and_then(|link| link.clone()),
+        }
+    }
+
+    /// RabbitMQ closed a channel of that connection.
+    pub(super) fn closed_channel(&self, link: &Link) {
+        self.shared.counters.closed_channels.add(1);
+        let before = link.closed_channels.fetch_add(1, Ordering::Relaxed);
+        if before + 1 == MAX_CLOSED_CHANNELS {
+            self.worn.notify_one();
+        }
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+async fn keep(
+    shared: Arc<Shared>,
+    name: &'static str,
+    mut first: Option<Arc<Link>>,
+    current: watch::Sender<Option<Arc<Link>>>,
+    worn: Arc<Notify>,
+    stop: CancellationToken,
+) {
+    let mut counted = false;
+    loop {
+        let link = match first.take() {
+            Some(link) => link,
+            None => match dial_until_up(&shared, name, &mut counted, &stop).await {
+                Some(link) => link,
+                None => break,
+            },
+        };
+        if std::mem::take(&mut counted) {
+            shared.state.up();
+        }
+        current.send_replace(Some(link.clone()));
+        tokio::select! {
+            () = stop.cancelled() => {
+                link.close().await;
+                break;
+            }
+            // Those who use it finish on it; it closes with the last of them.
+            () = worn.notified() => {}
+            () = link.lost() => {
+                current.send_replace(None);
+                shared.counters.lost_connections.add(1);
+                if !stop.is_cancelled() {
+                    shared.state.down(&link.reason());
+                    counted = true;
+                }
+            }
+        }
+    }
+    if counted {
+        shared.state.up();
+    }
+}
+
+async fn dial_until_up(
+    shared: &Shared,
+    name: &str,
+    counted: &mut bool,
+    stop: &CancellationToken,
+) -> Option<Arc<Link>> {
+    let mut backoff = Backoff::default();
+    loop {
+        if stop.is_cancelled() {
+            return None;
+        }
+        match shared.dialer.dial(name).await {
+            Ok(link) => return Some(link),
+            Err(error) => {
+                if !std::mem::replace(counted, true) {
+                    shared.state.down(&error.text);
+                } else if error.reached {
+                    warn!("{}", error.text);
+                }
+                // Asking a closed port costs nothing, a login that is refused does.
+                let most = if error.reached { 30 } else { 8 };
+                let pause = backoff.next(Duration::from_secs(most));
+                tokio::select! {
+                    () = stop.cancelled() => return None,
+                    () = tokio::time::sleep(pause) => {}
+                }
+            }
+        }
+    }
+}
+
+/// Pauses between tries: up to 0.5 s, then up to twice that each time ("full jitter").
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Backoff {
+    tries: u32,
+}
+
+impl Backoff {
+    pub(super) fn next(&mut self, most: Duration) -> Duration {
+        const FIRST: Duration = Duration::from_millis(500);
+        const LEAST: u64 = 50;
+        let cap = FIRST.saturating_mul(1 << self.tries.min(10)).min(most);
+        self.tries += 1;
+        let cap = u64::try_from(cap.as_millis()).unwrap_or(u64::MAX);
+        Duration::from_millis(LEAST + random(cap.saturating_sub(LEAST).max(1)))
+    }
+}
+
+/// 22 characters that nobody else comes upon.
+pub(super) fn random_name() -> String {
+    let mut bytes = [0_u8; 16];
+    if aws_lc_rs::rand::fill(&mut bytes).is_err() {
+        bytes = Ulid::generate().to_bytes();
+    }
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+/// A number below `below`.
+fn random(below: u64) -> u64 {
+    u64::try_from(Ulid::generate().random() % u128::from(below.max(1))).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let check = |urls: &[&str]| {
+            let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+            Dialer::new(&urls).map(|dialer| format!("{:?}", dialer.targets))
+        };
+        assert_eq!(check(&["amqp://u:secret@h:1/v"]).unwrap(), "[h:1]");
+        assert_eq!(check(&["amqp://a", "amqps://b/%2f"]).unwrap(), "[a:5672, b:5671]");
+        assert_eq!(check(&[]).unwrap_err(), "RabbitMQ: no URL is configured");
+        for bad in ["http://u:secret@h", "secret", "amqp://u:secret@h:port"] {
+            let error = check(&["amqp://h", bad]).unwrap_err();
+            assert!(error.starts_with("RabbitMQ URL 2: "), "{error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn pauses_grow_up_to_the_most() {
+        let most = Duration::from_secs(30);
+        for _ in 0..20 {
+            let mut backoff = Backoff::default();
+            for cap in [500, 1000, 2000, 4000, 8000, 16_000, 30_000, 30_000] {
+                let pause = backoff.next(most);
+                assert!((50..=cap).contains(&pause.as_millis()), "{pause:?} of {cap}");
+            }
+        }
+    }
+}

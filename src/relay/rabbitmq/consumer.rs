@@ -1,0 +1,189 @@
+//! Subscriptions that have a consumer of their own: `/queue`, and topics with acks.
+//!
+//! Each is a task with a channel of its own, see [`super::subscription`]; here is who they are.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::QueueDeleted;
+use super::connection::{Link, Shared, random_name};
+use super::declarer::Declarer;
+use super::pool::Pool;
+use super::recent::Recent;
+use super::subscription::Worker;
+use super::topology::{self, Source};
+use crate::destination::Destination;
+use crate::relay::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
+use crate::relay::{Settlement, SubscribeRequest};
+
+/// The handle.
+#[derive(Debug)]
+pub(super) struct Consumers {
+    pub(super) shared: Arc<Shared>,
+    pub(super) declarer: Arc<Declarer>,
+    pub(super) recent: Arc<Mutex<Recent>>,
+    pub(super) queue_deleted: QueueDeleted,
+    pool: Arc<Pool>,
+    sessions: Mutex<HashMap<u64, HashMap<SubscriptionNumber, Arc<Subscription>>>>,
+}
+
+/// One subscription, as its session and its task know it.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    pub(super) to: Arc<Mailbox>,
+    pub(super) number: SubscriptionNumber,
+    pub(super) destination: Destination,
+    pub(super) source: Source,
+    pub(super) prefetch: u16,
+    inbox: Mutex<Inbox>,
+    wake: Notify,
+}
+
+/// What the session wants of the task.
+#[derive(Debug, Default)]
+pub(super) struct Inbox {
+    pub(super) settlements: Vec<(u64, Settlement)>,
+    /// UNSUBSCRIBE, and the token to answer it by.
+    pub(super) unsubscribe: Option<Option<Token>>,
+    pub(super) session_ended: bool,
+}
+
+impl Subscription {
+    /// Waits until there is something to look at in the inbox.
+    pub(super) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    /// Waits until the subscription is to end.
+    pub(super) async fn ending(&self) {
+        loop {
+            if self.is_ending() {
+                return;
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    pub(super) fn is_ending(&self) -> bool {
+        let inbox = self.inbox();
+        inbox.unsubscribe.is_some() || inbox.session_ended
+    }
+
+    pub(super) fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tell(&self, what: impl FnOnce(&mut Inbox)) {
+        what(&mut self.inbox());
+        self.wake.notify_one();
+    }
+}
+
+impl Consumers {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        first: Arc<Link>,
+        declarer: Arc<Declarer>,
+        recent: Arc<Mutex<Recent>>,
+        queue_deleted: QueueDeleted,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            shared: shared.clone(),
+            declarer,
+            recent,
+            queue_deleted,
+            pool: Pool::new(shared, first),
+            sessions: Mutex::default(),
+        })
+    }
+
+    pub(super) fn subscribe(
+        self: &Arc<Self>,
+        to: &Arc<Mailbox>,
+        token: Option<Token>,
+        request: SubscribeRequest,
+    ) -> Submit {
+        let source = match topology::source(&request.destination, &random_name()) {
+            Ok(source) => source,
+            Err(refusal) => return Submit::Refused(refusal),
+        };
+        let subscription = Arc::new(Subscription {
+            to: to.clone(),
+            number: request.subscription,
+            destination: request.destination,
+            source,
+            prefetch: request.prefetch.max(1),
+            inbox: Mutex::default(),
+            wake: Notify::new(),
+        });
+        self.sessions()
+            .entry(to.session())
+            .or_default()
+            .insert(request.subscription, subscription.clone());
+        let worker = Worker::new(self.clone(), subscription, self.pool.seat(), token);
+        self.shared.spawn(worker.run());
+        Submit::Pending
+    }
+
+    pub(super) fn unsubscribe(
+        &self,
+        session: u64,
+        subscription: SubscriptionNumber,
+        token: Option<Token>,
+    ) -> Submit {
+        let Some(subscription) = self.find(session, subscription) else {
+            return Submit::Done(Level::Confirmed);
+        };
+        subscription.tell(|inbox| inbox.unsubscribe = Some(token));
+        Submit::Pending
+    }
+
+    pub(super) fn settle(
+        &self,
+        session: u64,
+        subscription: SubscriptionNumber,
+        tags: &[u64],
+        settlement: Settlement,
+    ) {
+        if let Some(subscription) = self.find(session, subscription) {
+            let settlements = tags.iter().map(|tag| (*tag, settlement));
+            subscription.tell(|inbox| inbox.settlements.extend(settlements));
+        }
+    }
+
+    pub(super) fn session_ended(&self, session: u64) {
+        let subscriptions = self.sessions().remove(&session);
+        for subscription in subscriptions.into_iter().flat_map(HashMap::into_values) {
+            subscription.tell(|inbox| inbox.session_ended = true);
+        }
+    }
+
+    /// The task of a subscription is done with it.
+    pub(super) fn forget(&self, subscription: &Arc<Subscription>) {
+        let session = subscription.to.session();
+        let mut sessions = self.sessions();
+        let Some(subscriptions) = sessions.get_mut(&session) else { return };
+        // Its number may have been given to another one meanwhile.
+        if subscriptions
+            .get(&subscription.number)
+            .is_some_and(|known| Arc::ptr_eq(known, subscription))
+        {
+            subscriptions.remove(&subscription.number);
+        }
+        if subscriptions.is_empty() {
+            sessions.remove(&session);
+        }
+    }
+
+    fn find(&self, session: u64, number: SubscriptionNumber) -> Option<Arc<Subscription>> {
+        self.sessions().get(&session)?.get(&number).cloned()
+    }
+
+    fn sessions(
+        &self,
+    ) -> MutexGuard<'_, HashMap<u64, HashMap<SubscriptionNumber, Arc<Subscription>>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

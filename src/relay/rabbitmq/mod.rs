@@ -1,0 +1,267 @@
+//! RabbitMQ behind the relay, over AMQP 0-9-1.
+//!
+//! All calls return at once and come from any thread; answers come into the mailbox. Work is
+//! spread over connections by what RabbitMQ does to them: one only declares (errors there close
+//! channels), one publishes (an alarm blocks it), others consume, and one has the node's own
+//! queue, which is exclusive to it.
+//!
+//! | part | what it does |
+//! |---|---|
+//! | [`connection`] | dials, supervises, backs off |
+//! | [`declarer`] | declares queues |
+//! | [`publisher`], [`ledger`] | publishes and keeps what is not confirmed |
+//! | [`consumer`], [`subscription`], [`pool`] | `/queue`, and topics with acks |
+//! | [`node_queue`], [`bindings`] | all other topic subscriptions |
+//! | [`topology`], [`properties`], [`refusal`], [`recent`] | AMQP's words for ours |
+
+mod bindings;
+mod connection;
+mod consumer;
+mod counters;
+mod declarer;
+mod ledger;
+mod node_queue;
+mod pool;
+mod properties;
+mod publisher;
+mod recent;
+mod refusal;
+mod subscription;
+mod topology;
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use counters::Snapshot;
+
+use self::connection::{Dialer, Shared, State};
+use self::consumer::Consumers;
+use self::counters::Counters;
+use self::declarer::Declarer;
+use self::ledger::Limits;
+use self::node_queue::NodeQueue;
+use self::publisher::Publisher;
+use self::recent::Recent;
+use super::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
+use super::{AckMode, Settlement, SubscribeRequest};
+use crate::destination::Destination;
+use crate::message::Message;
+
+/// A `/queue` message for which there is no queue.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unroutable {
+    /// It is refused.
+    #[default]
+    Error,
+    /// The queue is declared and the message published again, as RabbitMQ's STOMP plugin does.
+    Keep,
+}
+
+/// A queue that is deleted while it is consumed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum QueueDeleted {
+    /// It is declared again, and the subscription goes on.
+    #[default]
+    Redeclare,
+    /// The subscription ends with an error.
+    Refuse,
+}
+
+/// Where RabbitMQ is and how it is used.
+#[derive(Clone)]
+pub struct Config {
+    /// `amqp://` or `amqps://`; the nodes of one cluster.
+    pub urls: Vec<String>,
+    /// Names this relay among several; part of a queue's name.
+    pub node_id: String,
+    pub unroutable: Unroutable,
+    pub queue_deleted: QueueDeleted,
+    /// Messages that wait for RabbitMQ, of all sessions together.
+    pub outage_messages: usize,
+    /// The same in bytes.
+    pub outage_bytes: usize,
+    /// A message that has waited so long is refused.
+    pub outage_time: Duration,
+}
+
+impl fmt::Debug for Config {
+    /// URLs have passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("urls", &self.urls.len())
+            .field("node_id", &self.node_id)
+            .field("unroutable", &self.unroutable)
+            .field("queue_deleted", &self.queue_deleted)
+            .field("outage_messages", &self.outage_messages)
+            .field("outage_bytes", &self.outage_bytes)
+            .field("outage_time", &self.outage_time)
+            .finish()
+    }
+}
+
+/// RabbitMQ could not be used at start-up. One line, without any password.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct StartError(String);
+
+/// The broker.
+#[derive(Debug)]
+pub struct RabbitMq {
+    shared: Arc<Shared>,
+    publisher: Arc<Publisher>,
+    consumers: Arc<Consumers>,
+    node_queue: Arc<NodeQueue>,
+}
+
+impl RabbitMq {
+    /// Connects. Everything goes on in tasks of the runtime this is called in.
+    ///
+    /// # Errors
+    /// Where a URL is none, RabbitMQ does not answer, or it refuses the login.
+    pub async fn start(config: Config) -> Result<Self, StartError> {
+        const MAX_NODE_ID: usize = 128;
+        if config.node_id.is_empty() || config.node_id.len() > MAX_NODE_ID {
+            let length = config.node_id.len();
+            return Err(StartError(format!(
+                "the node id has 1 to {MAX_NODE_ID} bytes, this one has {length}"
+            )));
+        }
+        let shared = Arc::new(Shared {
+            dialer: Dialer::new(&config.urls).map_err(StartError)?,
+            state: State::default(),
+            counters: Counters::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            runtime: tokio::runtime::Handle::current(),
+        });
+        let dial =
+            async |name| shared.dialer.dial(name).await.map_err(|error| StartError(error.text));
+        let declare = dial("declare").await?;
+        let publish = dial("publish").await?;
+        let consume = dial("consume").await?;
+        let node = dial("node queue").await?;
+
+        let recent = Arc::new(Mutex::new(Recent::default()));
+        let declarer = Declarer::spawn(&shared, declare);
+        let limits = Limits {
+            messages: config.outage_messages,
+            bytes: config.outage_bytes,
+            time: config.outage_time,
+        };
+        let publisher =
+            Publisher::spawn(&shared, publish, declarer.clone(), config.unroutable, limits);
+        let consumers =
+            Consumers::new(&shared, consume, declarer, recent.clone(), config.queue_deleted);
+        let node_queue = NodeQueue::spawn(&shared, node, config.node_id, recent);
+        Ok(Self { shared, publisher, consumers, node_queue })
+    }
+
+    /// Publishes to a queue or a topic. `Pending`: where there is a token, `Event::Done` says
+    /// that RabbitMQ confirmed, or why not.
+    pub fn publish(
+        &self,
+        from: &Arc<Mailbox>,
+        token: Option<Token>,
+        message: Arc<Message>,
+    ) -> Submit {
+        self.publisher.publish(from, token, message)
+    }
+
+    /// Whether more may be published. Where not, the waiter gets `Event::Room` when it may.
+    pub fn has_room(&self, waiter: &Arc<Mailbox>) -> bool {
+        self.publisher.has_room(waiter)
+    }
+
+    /// Subscribes a queue or a topic. `Done` where nothing had to be asked of RabbitMQ, else
+    /// `Event::Done` follows, also where RabbitMQ is away for now.
+    pub fn subscribe(
+        &self,
+        to: &Arc<Mailbox>,
+        token: Option<Token>,
+        request: SubscribeRequest,
+    ) -> Submit {
+        match (request.destination, request.ack) {
+            (Destination::Topic(topic), AckMode::Auto) => {
+                self.node_queue.subscribe(to, token, request.subscription, topic)
+            }
+            (destination, _) => {
+                self.consumers.subscribe(to, token, SubscribeRequest { destination, ..request })
+            }
+        }
+    }
+
+    /// Ends a subscription; one that is not there is fine. Of a queue's subscription, deliveries
+    /// that are out may still be settled.
+    pub fn unsubscribe(
+        &self,
+        to: &Arc<Mailbox>,
+        subscription: SubscriptionNumber,
+        token: Option<Token>,
+    ) -> Submit {
+        if self.node_queue.unsubscribe(to.session(), subscription) {
+            return Submit::Done(Level::Confirmed);
+        }
+        self.consumers.unsubscribe(to.session(), subscription, token)
+    }
+
+    /// Settles deliveries by their tags. Those that are not out any more have no effect.
+    pub fn settle(
+        &self,
+        of: &Arc<Mailbox>,
+        subscription: SubscriptionNumber,
+        tags: &[u64],
+        settlement: Settlement,
+    ) {
+        self.consumers.settle(of.session(), subscription, tags, settlement);
+    }
+
+    /// Ends all subscriptions of a session; what it did not settle goes back into the queues.
+    pub fn session_ended(&self, mailbox: &Arc<Mailbox>) {
+        self.publisher.session_ended(mailbox);
+        self.node_queue.session_ended(mailbox.session());
+        self.consumers.session_ended(mailbox.session());
+    }
+
+    /// Whether all connections are up.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.shared.state.is_up() && self.node_queue.is_up()
+    }
+
+    /// What happened so far.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.shared.counters.snapshot()
+    }
+
+    /// Waits until all messages are confirmed or refused, then disconnects; `within` bounds the
+    /// waiting.
+    pub async fn shutdown(&self, within: Duration) {
+        const POLL: Duration = Duration::from_millis(20);
+        const CLOSE: Duration = Duration::from_secs(3);
+        let confirmed = async {
+            while self.publisher.open() > 0 {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let left = tokio::time::timeout(within, confirmed).await.is_err();
+        if left {
+            let open = self.publisher.open();
+            tracing::warn!("RabbitMQ did not confirm {open} messages before the end");
+        }
+        self.shared.stop.cancel();
+        self.shared.tasks.close();
+        // A task that still waits for RabbitMQ ends with the process.
+        drop(tokio::time::timeout(CLOSE, self.shared.tasks.wait()).await);
+    }
+}
+
+impl Drop for RabbitMq {
+    fn drop(&mut self) {
+        self.shared.stop.cancel();
+    }
+}

@@ -1,0 +1,99 @@
+//! What a sender or subscriber is told when RabbitMQ says no. Pure.
+//!
+//! RabbitMQ's own texts go to the log only; the first words are those of its STOMP plugin.
+
+use lapin::protocol::AMQPErrorKind;
+use lapin::{Error, ErrorKind};
+
+use crate::relay::error::{Refusal, RefusalKind};
+
+/// What an AMQP error means for whoever asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// RabbitMQ refused this one thing and closed the channel; the reply code.
+    Refused(u16),
+    /// RabbitMQ closed the connection over something that was on it.
+    Violation,
+    /// The connection is gone, for no fault of ours.
+    Gone,
+}
+
+impl Fault {
+    pub(super) fn of(error: &Error) -> Self {
+        // CONNECTION_FORCED: RabbitMQ shuts down, or an operator closed the connection.
+        const FORCED: u16 = 320;
+        match error.kind() {
+            ErrorKind::ProtocolError(amqp) => match amqp.kind() {
+                AMQPErrorKind::Soft(_) => Self::Refused(amqp.get_id()),
+                AMQPErrorKind::Hard(_) if amqp.get_id() == FORCED => Self::Gone,
+                AMQPErrorKind::Hard(_) => Self::Violation,
+            },
+            _ => Self::Gone,
+        }
+    }
+}
+
+/// RabbitMQ closed a channel over this request.
+pub(super) fn refused(code: u16) -> Refusal {
+    let (kind, message, body) = match code {
+        403 => (RefusalKind::Denied, "access_refused", "RabbitMQ denies the access.\n"),
+        404 => (RefusalKind::Unroutable, "not_found", "RabbitMQ has no such queue.\n"),
+        405 => (RefusalKind::Denied, "resource_locked", "The queue is somebody else's.\n"),
+        _ => (
+            RefusalKind::Denied,
+            "precondition_failed",
+            "RabbitMQ has the queue with other properties, or does not take the message.\n",
+        ),
+    };
+    Refusal::new(kind, message, body)
+}
+
+/// A mandatory message came back.
+pub(super) fn unroutable() -> Refusal {
+    Refusal::new(RefusalKind::Unroutable, "Unroutable", "The queue does not exist.\n")
+}
+
+/// RabbitMQ answered with `basic.nack`, or closed connections over it.
+pub(super) fn not_accepted() -> Refusal {
+    Refusal::new(RefusalKind::Outage, "not accepted", "RabbitMQ did not take the message.\n")
+}
+
+/// It waited for RabbitMQ too long.
+pub(super) fn outage() -> Refusal {
+    let body = "RabbitMQ did not answer in time.\n";
+    Refusal::new(RefusalKind::Outage, "Broker not available", body)
+}
+
+/// Its headers do not fit into an AMQP frame.
+pub(super) fn headers_too_large() -> Refusal {
+    Refusal::new(RefusalKind::Limit, "Headers too large", "RabbitMQ takes 120 KiB of headers.\n")
+}
+
+/// RabbitMQ ended a subscription. The plugin's words.
+pub(super) fn cancelled() -> Refusal {
+    let body = "The server has canceled a subscription.\n";
+    Refusal::new(RefusalKind::Cancelled, "Server cancelled subscription", body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lapin::protocol::AMQPError;
+
+    #[test]
+    fn faults() {
+        let cases = [
+            (403, Fault::Refused(403)),
+            (404, Fault::Refused(404)),
+            (406, Fault::Refused(406)),
+            (320, Fault::Gone),
+            (501, Fault::Violation),
+            (504, Fault::Violation),
+        ];
+        for (code, expected) in cases {
+            let error = AMQPError::from_id(code, "text".into()).unwrap();
+            assert_eq!(Fault::of(&ErrorKind::ProtocolError(error).into()), expected, "{code}");
+        }
+        assert_eq!(Fault::of(&ErrorKind::MissingHeartbeatError.into()), Fault::Gone);
+    }
+}

@@ -1,0 +1,415 @@
+//! The task of one subscription: keeps its consumer there, hands deliveries over, settles them.
+//!
+//! AMQP acks are always manual. No AMQP request is ever given up half-way: a consume whose
+//! future is dropped would leave a consumer that nobody reads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use lapin::message::Delivery as AmqpDelivery;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use lapin::{Channel, Consumer};
+use tracing::warn;
+
+use super::QueueDeleted;
+use super::connection::{Backoff, Link};
+use super::consumer::{Consumers, Subscription};
+use super::declarer::DeclareError;
+use super::pool::Seat;
+use super::properties::{self, Incoming};
+use super::refusal::{self, Fault};
+use super::topology::{self, Source};
+use crate::relay::Settlement;
+use crate::relay::error::Refusal;
+use crate::relay::mailbox::{self, Delivery, Entry, Event, Level, Token};
+
+/// What held for so long was no flicker; the next trouble starts from the shortest pause.
+const STABLE: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+pub(super) struct Worker {
+    consumers: Arc<Consumers>,
+    subscription: Arc<Subscription>,
+    seat: Seat,
+    /// SUBSCRIBE is not answered yet.
+    unanswered: Option<Option<Token>>,
+    backoff: Backoff,
+    next_tag: u64,
+}
+
+/// A consumer on its channel.
+struct Attached {
+    link: Arc<Link>,
+    channel: Channel,
+    consumer: Consumer,
+    /// Our tags of deliveries that are out, and RabbitMQ's. Ours are never used twice, so that
+    /// one from before an outage means nothing after it.
+    out: BTreeMap<u64, u64>,
+    since: Instant,
+}
+
+enum Attach {
+    Attached(Box<Attached>),
+    Refused(Refusal),
+    /// The subscription or the relay ends.
+    Ending,
+    /// Worth another try.
+    Failed,
+}
+
+enum End {
+    /// UNSUBSCRIBE, or the session's end, or the relay's.
+    Wanted,
+    /// RabbitMQ cancelled the consumer: the queue is gone.
+    QueueGone,
+    Lost(Option<lapin::Error>),
+}
+
+impl Worker {
+    pub(super) fn new(
+        consumers: Arc<Consumers>,
+        subscription: Arc<Subscription>,
+        seat: Seat,
+        token: Option<Token>,
+    ) -> Self {
+        let unanswered = Some(token);
+        Self { consumers, subscription, seat, unanswered, backoff: Backoff::default(), next_tag: 1 }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let goes_on = match self.attach().await {
+                Attach::Attached(attached) => {
+                    self.answer(Ok(Level::Confirmed));
+                    self.serve(*attached).await
+                }
+                Attach::Refused(refusal) => {
+                    self.refuse(refusal);
+                    false
+                }
+                Attach::Ending => false,
+                Attach::Failed => true,
+            };
+            if !goes_on || self.pause().await.is_err() {
+                break;
+            }
+        }
+        // Whatever was asked last gets its answer.
+        self.answer(Ok(Level::Confirmed));
+        let unsubscribe = self.subscription.inbox().unsubscribe.take();
+        if let Some(Some(token)) = unsubscribe {
+            self.done(token, Ok(Level::Confirmed));
+        }
+        self.consumers.forget(&self.subscription);
+    }
+
+    /// Waits a little before another try, unless all is well or there is none to be.
+    async fn pause(&mut self) -> Result<(), ()> {
+        let pause = self.backoff.next(LONGEST_PAUSE);
+        tokio::select! {
+            () = self.consumers.shared.stop.cancelled() => Err(()),
+            () = self.subscription.ending() => Err(()),
+            () = tokio::time::sleep(pause) => Ok(()),
+        }
+    }
+
+    /// Queue, channel, prefetch, consumer. Waits while RabbitMQ is away.
+    async fn attach(&mut self) -> Attach {
+        let link = tokio::select! {
+            () = self.subscription.ending() => return Attach::Ending,
+            link = self.seat.link() => link,
+        };
+        let Some(link) = link else { return Attach::Ending };
+        let source = &self.subscription.source;
+        let known = matches!(source, Source::Queue(queue) if self.consumers.declarer.knows(queue));
+        if !known {
+            let declared = tokio::select! {
+                () = self.subscription.ending() => return Attach::Ending,
+                declared = self.consumers.declarer.declare(source.clone()) => declared,
+            };
+            match declared {
+                Ok(()) => {}
+                Err(DeclareError::Refused(refusal)) => return Attach::Refused(refusal),
+                Err(DeclareError::Stopped) => return Attach::Ending,
+            }
+        }
+        let error = match self.consume(&link).await {
+            Ok((channel, consumer)) => {
+                let out = BTreeMap::new();
+                let since = Instant::now();
+                return Attach::Attached(Box::new(Attached {
+                    link,
+                    channel,
+                    consumer,
+                    out,
+                    since,
+                }));
+            }
+            Err(error) => error,
+        };
+        match Fault::of(&error) {
+            Fault::Refused(code) => {
+                self.seat.closed_channel(&link);
+                let queue = source.queue();
+                if code == 404 && known {
+                    self.consumers.declarer.forget(queue);
+                    return Attach::Failed;
+                }
+                warn!("RabbitMQ refuses a consumer: {error}");
+                Attach::Refused(refusal::refused(code))
+            }
+            Fault::Violation | Fault::Gone => Attach::Failed,
+        }
+    }
+
+    async fn consume(&self, link: &Link) -> lapin::Result<(Channel, Consumer)> {
+        // Its length is checked where the source is made.
+        let queue = topology::short(self.subscription.source.queue()).unwrap_or_default();
+        let channel = link.open_channel().await?;
+        channel.basic_qos(self.subscription.prefetch, BasicQosOptions::default()).await?;
+        let options = BasicConsumeOptions::default();
+        let consumer =
+            channel.basic_consume(queue, self.tag(), options, FieldTable::default()).await?;
+        Ok((channel, consumer))
+    }
+
+    fn tag(&self) -> ShortString {
+        let Subscription { to, number, .. } = &*self.subscription;
+        ShortString::from(format!("stomp-relay.{}.{number}", to.session()))
+    }
+
+    /// Until the consumer ends. Whether there is to be another one.
+    async fn serve(&mut self, mut attached: Attached) -> bool {
+        let end = self.deliver(&mut attached).await;
+        if attached.since.elapsed() > STABLE {
+            self.backoff = Backoff::default();
+        }
+        match end {
+            End::Wanted => {
+                self.finish(attached).await;
+                false
+            }
+            End::QueueGone => {
+                self.consumers.declarer.forget(self.subscription.source.queue());
+                close(&attached.channel).await;
+                match self.consumers.queue_deleted {
+                    QueueDeleted::Redeclare => true,
+                    QueueDeleted::Refuse => {
+                        self.refuse(refusal::cancelled());
+                        false
+                    }
+                }
+            }
+            End::Lost(error) => {
+                if let Some(error) = error
+                    && let Fault::Refused(_) = Fault::of(&error)
+                {
+                    self.seat.closed_channel(&attached.link);
+                    warn!("RabbitMQ closed a consumer's channel: {error}");
+                }
+                true
+            }
+        }
+    }
+
+    async fn deliver(&mut self, attached: &mut Attached) -> End {
+        loop {
+            self.settle(attached).await;
+            if self.subscription.is_ending() {
+                return End::Wanted;
+            }
+            tokio::select! {
+                biased;
+                () = self.consumers.shared.stop.cancelled() => return End::Wanted,
+                () = self.subscription.woken() => {}
+                delivery = attached.consumer.next() => match delivery {
+                    Some(Ok(delivery)) => {
+                        if self.hand_over(delivery, attached).await.is_err() {
+                            return End::Wanted;
+                        }
+                    }
+                    Some(Err(error)) => return End::Lost(Some(error)),
+                    None if attached.channel.status().connected() && attached.link.is_alive() => {
+                        return End::QueueGone;
+                    }
+                    None => return End::Lost(None),
+                },
+            }
+        }
+    }
+
+    /// Into the session's mailbox.
+    async fn hand_over(
+        &mut self,
+        delivery: AmqpDelivery,
+        attached: &mut Attached,
+    ) -> Result<(), mailbox::Gone> {
+        self.consumers.shared.counters.received.add(1);
+        let AmqpDelivery {
+            delivery_tag, exchange, routing_key, redelivered, properties, data, ..
+        } = delivery;
+        let subscription = &self.subscription;
+        let (exchange, key) = (exchange.as_str(), routing_key.as_str());
+        let Incoming { message, republished } =
+            properties::incoming(exchange, key, &properties, data, &subscription.destination);
+        if let Some(id) = message.x_id {
+            let queue = subscription.source.queue();
+            let seen = {
+                let recent = &self.consumers.recent;
+                let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
+                recent.note(queue, id, Instant::now())
+            };
+            if seen && republished && !redelivered {
+                self.consumers.shared.counters.duplicates.add(1);
+                // Where that fails the channel is lost, and the stream says so.
+                drop(attached.channel.basic_ack(delivery_tag, BasicAckOptions::default()).await);
+                return Ok(());
+            }
+        }
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        attached.out.insert(tag, delivery_tag);
+        subscription.to.push(Entry::Own(Box::new(Delivery {
+            message: Arc::new(message),
+            subscription: subscription.number,
+            redelivered: redelivered || republished,
+            source: mailbox::Source::Queue { tag },
+        })))
+    }
+
+    /// Does what the session decided of its deliveries. Tags that are not out mean nothing.
+    async fn settle(&self, attached: &mut Attached) {
+        let settlements = std::mem::take(&mut self.subscription.inbox().settlements);
+        let mut acked = BTreeSet::new();
+        for (tag, settlement) in settlements {
+            if settlement == Settlement::Ack {
+                acked.insert(tag);
+            } else if let Some(amqp) = attached.out.remove(&tag) {
+                let requeue = settlement == Settlement::Requeue;
+                let options = BasicNackOptions { multiple: false, requeue };
+                // Where that fails the channel is lost, and the stream says so.
+                drop(attached.channel.basic_nack(amqp, options).await);
+            }
+        }
+        for (amqp, multiple) in acks(&mut attached.out, &acked) {
+            drop(attached.channel.basic_ack(amqp, BasicAckOptions { multiple }).await);
+        }
+    }
+
+    /// The subscription ends. After UNSUBSCRIBE what is out may still be settled; what is out at
+    /// the session's end goes back into the queue with the channel.
+    async fn finish(&mut self, mut attached: Attached) {
+        let unsubscribe = self.subscription.inbox().unsubscribe.take();
+        if let Some(token) = unsubscribe {
+            let cancelled =
+                attached.channel.basic_cancel(self.tag(), BasicCancelOptions::default()).await;
+            while cancelled.is_ok()
+                && let Some(Ok(delivery)) = attached.consumer.next().await
+            {
+                let options = BasicNackOptions { multiple: false, requeue: true };
+                drop(attached.channel.basic_nack(delivery.delivery_tag, options).await);
+            }
+            if let Some(token) = token {
+                self.done(token, Ok(Level::Confirmed));
+            }
+            // A queue of its own went with its consumer.
+            if matches!(self.subscription.source, Source::Queue(_)) {
+                self.settle_rest(&mut attached).await;
+            }
+        }
+        close(&attached.channel).await;
+    }
+
+    async fn settle_rest(&self, attached: &mut Attached) {
+        loop {
+            self.settle(attached).await;
+            if attached.out.is_empty()
+                || self.subscription.inbox().session_ended
+                || !attached.channel.status().connected()
+            {
+                return;
+            }
+            let link = attached.link.clone();
+            tokio::select! {
+                () = self.consumers.shared.stop.cancelled() => return,
+                () = self.subscription.woken() => {}
+                () = link.lost() => return,
+            }
+        }
+    }
+
+    fn refuse(&mut self, refusal: Refusal) {
+        if self.unanswered.is_some() {
+            return self.answer(Err(refusal));
+        }
+        // It was there once, so its end is an event of its own.
+        let refusal = Refusal { kind: refusal::cancelled().kind, ..refusal };
+        let subscription = self.subscription.number;
+        self.subscription.to.event(Event::Cancelled { subscription, refusal });
+    }
+
+    fn answer(&mut self, result: Result<Level, Refusal>) {
+        if let Some(Some(token)) = self.unanswered.take() {
+            self.done(token, result);
+        }
+    }
+
+    fn done(&self, token: Token, result: Result<Level, Refusal>) {
+        self.subscription.to.event(Event::Done { token, result });
+    }
+}
+
+/// The AMQP acks for our tags, and whether each is for all before it too. One is enough where
+/// everything up to the highest is acked.
+fn acks(out: &mut BTreeMap<u64, u64>, acked: &BTreeSet<u64>) -> Vec<(u64, bool)> {
+    let known: Vec<(u64, u64)> =
+        acked.iter().filter_map(|tag| Some((*tag, *out.get(tag)?))).collect();
+    let Some((highest, amqp)) = known.last().copied() else { return Vec::new() };
+    let all = out.range(..=highest).count() == known.len();
+    for (tag, _) in &known {
+        out.remove(tag);
+    }
+    if all && known.len() > 1 {
+        return vec![(amqp, true)];
+    }
+    known.into_iter().map(|(_, amqp)| (amqp, false)).collect()
+}
+
+/// What is not settled goes back into the queue.
+async fn close(channel: &Channel) {
+    if channel.status().connected() {
+        drop(channel.close(200, ShortString::from("done")).await);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_ack_where_one_is_enough() {
+        // Deliveries 1 to 5 are out; RabbitMQ's tags are ten times ours.
+        let cases: [(&[u64], &[(u64, bool)]); 8] = [
+            (&[], &[]),
+            (&[1], &[(10, false)]),
+            (&[1, 2, 3], &[(30, true)]),
+            (&[3, 1, 2], &[(30, true)]),
+            (&[2, 3], &[(20, false), (30, false)]),
+            (&[1, 3], &[(10, false), (30, false)]),
+            (&[1, 2, 3, 4, 5, 99], &[(50, true)]),
+            (&[0, 99], &[]),
+        ];
+        for (acked, expected) in cases {
+            let mut out: BTreeMap<u64, u64> = (1..=5).map(|tag| (tag, tag * 10)).collect();
+            let acked: BTreeSet<u64> = acked.iter().copied().collect();
+            assert_eq!(acks(&mut out, &acked), expected, "{acked:?}");
+            assert!(acked.iter().all(|tag| !out.contains_key(tag)));
+            assert_eq!(out.len(), 5 - acked.iter().filter(|tag| (1..=5).contains(*tag)).count());
+        }
+    }
+}

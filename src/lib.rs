@@ -4,10 +4,16 @@
 //! broker, mailbox, driver, bytes.
 
 pub mod auth;
+pub mod cli;
+pub mod command;
+pub mod config;
 pub mod destination;
+pub mod http;
 pub mod message;
+pub mod pattern;
 pub mod persistence;
 pub mod relay;
+pub mod server;
 pub mod session;
 pub mod stomp;
 pub mod telemetry;

@@ -6,8 +6,6 @@
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use tokio_util::sync::CancellationToken;
-
 use crate::relay::mailbox::{Event, Mailbox};
 
 const TICK: Duration = Duration::from_millis(100);
@@ -65,14 +63,12 @@ impl Ticker {
     }
 
     /// Turns the wheel as time goes by.
-    pub async fn run(&self, stop: CancellationToken) {
+    pub async fn run(&self) {
         let mut interval = tokio::time::interval(TICK);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
-                _ = interval.tick() => self.turn(Instant::now()),
-                () = stop.cancelled() => return,
-            }
+            interval.tick().await;
+            self.turn(Instant::now());
         }
     }
 }

@@ -52,9 +52,8 @@ pub struct Front {
     pub services: Arc<Services>,
     pub endpoints: Vec<Endpoint>,
     pub origins: Origins,
-    /// Whose `X-Forwarded-For` is believed.
-    pub is_trusted: fn(&[(IpAddr, u8)], IpAddr) -> bool,
-    pub trusted: Vec<(IpAddr, u8)>,
+    /// Whose `X-Forwarded-*` are believed.
+    pub trusted: Vec<AddressRange>,
     pub static_dir: Option<PathBuf>,
     pub head_time: Duration,
 }
@@ -72,7 +71,7 @@ impl Front {
     /// Who the client is: the connection's address, or behind trusted proxies the last address
     /// in `X-Forwarded-For` that no trusted proxy has.
     fn peer(&self, connection: IpAddr, headers: &HeaderMap) -> Peer {
-        let trusts = |address| (self.is_trusted)(&self.trusted, address);
+        let trusts = |address| self.trusted.iter().any(|range| range.contains(address));
         if !trusts(connection) {
             return Peer { address: connection, is_proxied: false };
         }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::auth::{AuthError, Principal};
-use crate::stomp::heartbeat::{self, HeartBeat};
+use crate::stomp::heartbeat::HeartBeat;
 use crate::stomp::{Command, Frame, Headers, Version};
 
 use super::action::Action;
@@ -12,7 +12,7 @@ use super::machine::{Phase, Session};
 
 /// What this server offers: a beat every 10 s, each way.
 const OFFER: HeartBeat =
-    HeartBeat { send: Duration::from_secs(10), receive: Duration::from_secs(10) };
+    HeartBeat { sends: Duration::from_secs(10), wants: Duration::from_secs(10) };
 
 /// What CONNECT asked for, while it is decided who sent it.
 #[derive(Debug)]
@@ -82,14 +82,12 @@ impl Session {
         out: &mut Vec<Action>,
     ) {
         self.version = connect.version;
-        let agreed = heartbeat::negotiate(OFFER, connect.heart_beat);
-        self.live.agree(agreed.send, agreed.receive);
+        self.live.agree(OFFER.negotiate(connect.heart_beat));
         self.live.heard(now);
         self.live.said(now);
-        let offer = format!("{},{}", OFFER.send.as_millis(), OFFER.receive.as_millis());
         let frame = Frame::new(Command::Connected)
             .with("version", self.version.name())
-            .with("heart-beat", &offer)
+            .with("heart-beat", &OFFER.value())
             .with("server", concat!("stomp-relay/", env!("CARGO_PKG_VERSION")))
             .with("session", &self.name)
             .with("user-name", &principal.name)

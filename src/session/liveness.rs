@@ -6,6 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::stomp::heartbeat::Agreement;
+
 use super::action::Action;
 use super::error::code;
 
@@ -26,8 +28,7 @@ pub enum Wire {
 #[derive(Debug)]
 pub(super) struct Liveness {
     wire: Wire,
-    send_every: Duration,
-    expect_every: Duration,
+    agreed: Agreement,
     heard: Instant,
     said: Instant,
     pinged: Option<Instant>,
@@ -37,17 +38,16 @@ impl Liveness {
     pub(super) fn new(wire: Wire, now: Instant) -> Self {
         Self {
             wire,
-            send_every: Duration::ZERO,
-            expect_every: Duration::ZERO,
+            agreed: Agreement::default(),
             heard: now,
             said: now,
             pinged: None,
         }
     }
 
-    /// Sets what CONNECT and CONNECTED agreed on; zero is never.
-    pub(super) fn agree(&mut self, send_every: Duration, expect_every: Duration) {
-        (self.send_every, self.expect_every) = (send_every, expect_every);
+    /// Sets what CONNECT and CONNECTED agreed on.
+    pub(super) fn agree(&mut self, agreed: Agreement) {
+        self.agreed = agreed;
     }
 
     /// Bytes came in.
@@ -92,25 +92,21 @@ impl Liveness {
 
     /// A tenth earlier than promised, since ticks are coarse and the network takes its time.
     fn beat_at(&self) -> Option<Instant> {
-        (!self.send_every.is_zero()).then(|| self.said + self.send_every.mul_f32(0.9))
+        self.agreed.send_every.map(|every| self.said + every.mul_f32(0.9))
     }
 
     fn ping_at(&self) -> Option<Instant> {
         if self.wire == Wire::Tcp || self.pinged.is_some() {
             return None;
         }
-        let silence =
-            if self.expect_every.is_zero() { IDLE_PING } else { self.expect_every.mul_f32(1.5) };
+        let silence = self.agreed.expect_every.map_or(IDLE_PING, |every| every.mul_f32(1.5));
         Some(self.heard + silence)
     }
 
     fn end_at(&self) -> Option<Instant> {
-        match (self.wire, self.pinged) {
-            (Wire::WebSocket, Some(pinged)) => Some(pinged + PONG_TIME),
-            (Wire::Tcp, _) if !self.expect_every.is_zero() => {
-                Some(self.heard + 3 * self.expect_every)
-            }
-            _ => None,
+        match self.wire {
+            Wire::WebSocket => self.pinged.map(|pinged| pinged + PONG_TIME),
+            Wire::Tcp => self.agreed.expect_every.map(|every| self.heard + 3 * every),
         }
     }
 }
@@ -138,11 +134,16 @@ mod tests {
         course
     }
 
+    /// Seconds; 0 is never.
+    fn agreement(send: u64, expect: u64) -> Agreement {
+        let every = |seconds| (seconds > 0).then(|| Duration::from_secs(seconds));
+        Agreement { send_every: every(send), expect_every: every(expect) }
+    }
+
     #[test]
     fn deadlines() {
-        let ten = Duration::from_secs(10);
-        let zero = Duration::ZERO;
-        let cases: [(Wire, Duration, Duration, &[(u64, &str)]); 5] = [
+        let (ten, zero) = (10, 0);
+        let cases: [(Wire, u64, u64, &[(u64, &str)]); 5] = [
             (Wire::WebSocket, zero, zero, &[(25, "ping"), (35, "close")]),
             (Wire::WebSocket, zero, ten, &[(15, "ping"), (25, "close")]),
             (Wire::WebSocket, ten, zero, &[(9, "beat"), (18, "beat"), (25, "ping"), (27, "beat")]),
@@ -152,7 +153,7 @@ mod tests {
         for (wire, send, expect, wanted) in cases {
             let start = Instant::now();
             let mut live = Liveness::new(wire, start);
-            live.agree(send, expect);
+            live.agree(agreement(send, expect));
             let course = course(&mut live, start, 100);
             assert_eq!(course.get(..wanted.len()), Some(wanted), "{wire:?} {send:?} {expect:?}");
         }
@@ -162,7 +163,7 @@ mod tests {
     fn a_pong_is_life() {
         let start = Instant::now();
         let mut live = Liveness::new(Wire::WebSocket, start);
-        live.agree(Duration::ZERO, Duration::from_secs(10));
+        live.agree(agreement(0, 10));
         assert_eq!(course(&mut live, start, 16), [(15, "ping")]);
         live.ponged(start + Duration::from_secs(16));
         let later = start + Duration::from_secs(16);

@@ -12,6 +12,7 @@ mod request;
 mod rules;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,6 +56,7 @@ struct Shared {
     rules: Rules,
     /// Presence is known in this process alone.
     is_local: bool,
+    is_away: AtomicBool,
 }
 
 impl Users {
@@ -63,7 +65,7 @@ impl Users {
     pub fn start(store: Store, rules: Rules, waiting: Waiting) -> Self {
         let is_local = store.is_local();
         let shared =
-            Arc::new(Shared { registry: Registry::new(), line: Line::new(waiting), rules, is_local });
+            Arc::new(Shared { registry: Registry::new(), line: Line::new(waiting), rules, is_local, is_away: AtomicBool::new(false) });
         tokio::spawn(pump::run(shared.clone(), store));
         Self { shared }
     }
@@ -274,6 +276,12 @@ impl Users {
             Then::Read { request, answer: Some(Answer::Caller(sender)) },
         );
         receiver.await.unwrap_or_else(|_| Err(pump::away()))
+    }
+
+    /// Whether the store answered the last time it was asked.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        !self.shared.is_away.load(Ordering::Relaxed)
     }
 
     /// Waits until nothing is in the line any more, then ends it.

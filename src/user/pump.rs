@@ -2,6 +2,7 @@
 //! in batches, and have their effects in order.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -211,12 +212,11 @@ pub(super) async fn run(shared: Arc<Shared>, store: Store) {
 /// Applies a batch, again and again while the store is away.
 async fn apply(shared: &Shared, store: &Store, mut jobs: Vec<Job>) {
     let mut pause = RETRY_FIRST;
-    let mut is_away = false;
     while !jobs.is_empty() {
         let ops = jobs.iter().map(|job| job.op.clone()).collect();
         match store.apply(ops).await {
             Ok(outcomes) => {
-                if is_away {
+                if shared.is_away.swap(false, Ordering::Relaxed) {
                     tracing::info!("the store of unread messages is back");
                 }
                 for (job, outcome) in jobs.into_iter().zip(outcomes) {
@@ -225,8 +225,7 @@ async fn apply(shared: &Shared, store: &Store, mut jobs: Vec<Job>) {
                 return;
             }
             Err(error) => {
-                if !is_away {
-                    is_away = true;
+                if !shared.is_away.swap(true, Ordering::Relaxed) {
                     let (StoreError::Unavailable(text) | StoreError::Broken(text)) = &error;
                     tracing::error!(error = %text, "the store of unread messages is away");
                 }

@@ -4,8 +4,12 @@
 //! broker, mailbox, driver, bytes.
 
 pub mod auth;
+pub mod cli;
+pub mod command;
+pub mod config;
 pub mod destination;
 pub mod message;
+pub mod pattern;
 pub mod persistence;
 pub mod relay;
 pub mod stomp;

@@ -1,0 +1,273 @@
+//! What each part of the program is configured with: validated, public, without behaviour.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use url::Url;
+
+use crate::auth::secret::Secret;
+use crate::pattern::Pattern;
+use crate::relay::error::RefusalKind;
+
+/// Frames and WebSocket messages before CONNECTED are at most this long.
+pub const BYTES_BEFORE_CONNECTED: usize = 16 * 1024;
+/// Sessions of one address that are not connected yet.
+pub const SESSIONS_BEFORE_CONNECTED_PER_ADDRESS: usize = 10_000;
+
+/// Health, metrics and dashboard.
+#[derive(Clone, Debug)]
+pub struct AdminConfig {
+    pub listen: SocketAddr,
+    /// Required where `listen` is not loopback.
+    pub token: Option<Secret>,
+}
+
+/// What stands behind.
+#[derive(Clone, Debug)]
+pub enum BrokerConfig {
+    /// The broker in this process, and the file of its persistent messages.
+    Embedded { path: PathBuf },
+    /// The nodes of a RabbitMQ, `amqp://` or `amqps://`; never empty.
+    RabbitMq { urls: Vec<Secret> },
+}
+
+/// Where unread messages are.
+#[derive(Clone, Debug)]
+pub enum StoreConfig {
+    Sqlite { path: PathBuf },
+    Redis { url: Secret },
+    Memory,
+}
+
+/// A range of addresses: `10.0.0.0/8`, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressRange {
+    pub address: IpAddr,
+    /// Leading bits that count.
+    pub prefix: u8,
+}
+
+impl AddressRange {
+    /// Whether the address is in it. An IPv4 address in IPv6 clothes counts as IPv4.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address.to_canonical(), address.to_canonical()) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => {
+                let shift = 32_u32.saturating_sub(u32::from(self.prefix));
+                own.to_bits().checked_shr(shift) == other.to_bits().checked_shr(shift)
+            }
+            (IpAddr::V6(own), IpAddr::V6(other)) => {
+                let shift = 128_u32.saturating_sub(u32::from(self.prefix));
+                own.to_bits().checked_shr(shift) == other.to_bits().checked_shr(shift)
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Where sessions begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// Begins with `/`, does not end with it.
+    pub path: String,
+    /// `https://app.example.org` in lower case, without a path; `*` is any. Empty: the
+    /// server's own origin only.
+    pub allowed_origins: Vec<String>,
+    /// Every origin on a loopback host is allowed too (`--dev`).
+    pub loopback_origins: bool,
+    pub auth: EndpointAuth,
+}
+
+/// When a session must be logged in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EndpointAuth {
+    /// At the upgrade; 401 without.
+    Handshake,
+    /// At the upgrade or in CONNECT.
+    Connect,
+}
+
+/// How RabbitMQ is used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RelayConfig {
+    pub queue_type: QueueType,
+    pub queue_deleted: QueueDeleted,
+    pub unroutable: Unroutable,
+    /// Reserved names that clients may reach all the same.
+    pub allow_names: Vec<String>,
+    pub outage: OutageConfig,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueType {
+    Classic,
+    Quorum,
+}
+
+/// What follows when a queue in use is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum QueueDeleted {
+    Redeclare,
+    Refuse,
+}
+
+/// What becomes of a SEND to a queue that is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unroutable {
+    Error,
+    /// The queue is declared.
+    Keep,
+}
+
+/// What waits in the node while the broker is away, all sessions together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OutageConfig {
+    pub messages: usize,
+    pub bytes: usize,
+    pub time: Duration,
+}
+
+/// How a refusal is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorAnswer {
+    /// ERROR, then the end: the specification's way.
+    Close,
+    /// A MESSAGE to `/user/queue/errors`; the session lives.
+    Message,
+}
+
+/// How each kind of refusal is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorsConfig {
+    pub denied: ErrorAnswer,
+    pub unknown_destination: ErrorAnswer,
+    pub unroutable: ErrorAnswer,
+    pub limit: ErrorAnswer,
+    pub outage: ErrorAnswer,
+    pub store: ErrorAnswer,
+    pub cancelled: ErrorAnswer,
+}
+
+impl ErrorsConfig {
+    #[must_use]
+    pub const fn answer(&self, kind: RefusalKind) -> ErrorAnswer {
+        match kind {
+            RefusalKind::Denied => self.denied,
+            RefusalKind::UnknownDestination => self.unknown_destination,
+            RefusalKind::Unroutable => self.unroutable,
+            RefusalKind::Limit => self.limit,
+            RefusalKind::Outage => self.outage,
+            RefusalKind::Store => self.store,
+            RefusalKind::Cancelled => self.cancelled,
+        }
+    }
+}
+
+/// What is kept of a user destination; the first rule that matches counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnreadRule {
+    /// Matched with the receiver as `{user}`, so that `/user/queue/x` means everybody's.
+    pub destination: Pattern,
+    pub store: UnreadStore,
+    pub replay: UnreadReplay,
+    pub read: UnreadRead,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnreadStore {
+    /// Where nobody is present, or the message is `persistent:true`.
+    Absent,
+    Always,
+    Never,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnreadReplay {
+    /// On a SUBSCRIBE with `x-unread:replay`.
+    Header,
+    Always,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnreadRead {
+    /// By ACK or by a request.
+    Explicit,
+    /// By being delivered.
+    Delivered,
+}
+
+/// Every limit; `None` is off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Headers and body of a frame.
+    pub frame_bytes: usize,
+    pub headers: usize,
+    pub header_name_bytes: usize,
+    pub header_value_bytes: usize,
+    /// Destinations, ids, receipts and transactions.
+    pub destination_bytes: usize,
+    pub websocket_message_bytes: usize,
+    /// Of one WebSocket message.
+    pub fragments: usize,
+    /// From the upgrade to CONNECTED.
+    pub connect_time: Duration,
+    /// From a frame's first byte to its last.
+    pub frame_time: Duration,
+    pub http_head_time: Duration,
+    pub outbound_bytes: usize,
+    pub outbound_frames: usize,
+    /// How long a socket may take nothing.
+    pub outbound_stall: Duration,
+    pub subscriptions: usize,
+    pub unacked: usize,
+    /// Where the SUBSCRIBE names none.
+    pub prefetch: u16,
+    pub ack_time: Duration,
+    pub transactions: usize,
+    /// Of one transaction.
+    pub transaction_actions: usize,
+    /// Of one session's transactions.
+    pub transaction_bytes: usize,
+    pub sessions_per_user: Option<usize>,
+    pub sessions_per_address: Option<usize>,
+    pub sessions: usize,
+    /// Wrong passwords a minute from one address for one user.
+    pub auth_failures: Option<NonZeroU32>,
+    pub unread_messages: u64,
+    pub unread_bytes: u64,
+    pub unread_age: Duration,
+    pub unread_total_bytes: u64,
+    /// How long a shutdown may take to end all sessions.
+    pub drain_time: Duration,
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// `--dev`: loopback only, fixed accounts, everything allowed.
+    pub dev: bool,
+    pub listen: SocketAddr,
+    pub admin: AdminConfig,
+    pub tcp_listen: Option<SocketAddr>,
+    pub broker: BrokerConfig,
+    pub store: StoreConfig,
+    /// How browsers reach the server.
+    pub public_url: Option<Url>,
+    /// Whose `X-Forwarded-*` are believed.
+    pub trusted_proxies: Vec<AddressRange>,
+    /// None: random, kept beside the data.
+    pub node_id: Option<String>,
+    pub static_dir: Option<PathBuf>,
+    /// At least one, with different paths.
+    pub endpoints: Vec<EndpointConfig>,
+    pub auth: crate::auth::AuthConfig,
+    pub relay: RelayConfig,
+    pub rules: Vec<crate::auth::policy::RuleConfig>,
+    pub errors: ErrorsConfig,
+    pub unread: Vec<UnreadRule>,
+    pub limits: Limits,
+    /// What start-up should log: legal, but perhaps not meant.
+    pub warnings: Vec<String>,
+}

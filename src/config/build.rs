@@ -317,12 +317,12 @@ fn relay(s: &mut Settings) -> RelayConfig {
     }
 }
 
-fn errors(s: &Settings) -> ErrorsConfig {
+fn errors(s: &Settings) -> Errors {
     let answer = |kind: &str| {
-        let answers = [("close", ErrorAnswer::Close), ("message", ErrorAnswer::Message)];
+        let answers = [("close", OnError::Close), ("message", OnError::Message)];
         choice(s, &format!("errors.{kind}"), &answers)
     };
-    ErrorsConfig {
+    Errors {
         denied: answer("denied"),
         unknown_destination: answer("unknown_destination"),
         unroutable: answer("unroutable"),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::build::{REDACTION, choice, time};
 use super::keys::REDACTED;
 use super::source::Settings;
-use super::types::{UnreadRead, UnreadReplay, UnreadRule, UnreadStore};
+use crate::user::{Read, Replay, Rule, Storing};
 use super::{AuthConfig, ConfigMistake, JwtAlgorithm, JwtConfig, JwtKeyConfig};
 use super::{LinkKind, RuleConfig, UsersConfig};
 use crate::auth::policy::{Allow, RuleFrame};
@@ -237,27 +237,27 @@ fn pattern(s: &mut Settings, name: &str) -> Option<Pattern> {
     Pattern::parse(&text).map_err(|error| s.mistake(name, error.to_string())).ok()
 }
 
-pub(super) fn unread(s: &mut Settings) -> Vec<UnreadRule> {
+pub(super) fn unread(s: &mut Settings) -> Vec<Rule> {
     let mut rules = Vec::new();
     for index in 0..s.length("unread") {
         let of = |key: &str| format!("unread[{index}].{key}");
         let destination = pattern(s, &of("destination"));
         let stores = [
-            ("absent", UnreadStore::Absent),
-            ("always", UnreadStore::Always),
-            ("never", UnreadStore::Never),
+            ("absent", Storing::Absent),
+            ("always", Storing::Always),
+            ("never", Storing::Never),
         ];
         let store = choice(s, &of("store"), &stores);
-        let replays = [("header", UnreadReplay::Header), ("always", UnreadReplay::Always)];
+        let replays = [("header", Replay::Header), ("always", Replay::Always)];
         let replay = choice(s, &of("replay"), &replays);
-        let reads = [("explicit", UnreadRead::Explicit), ("delivered", UnreadRead::Delivered)];
+        let reads = [("explicit", Read::Explicit), ("delivered", Read::Delivered)];
         let read = choice(s, &of("read"), &reads);
         let Some(destination) = destination else { continue };
         if !destination.is_about("user") {
             let text = format!("'{destination}' is never kept: only /user/... messages are");
             s.mistake(&of("destination"), text);
         }
-        rules.push(UnreadRule { destination, store, replay, read });
+        rules.push(Rule { destination, store, replay, read });
     }
     rules
 }

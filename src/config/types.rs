@@ -8,8 +8,9 @@ use std::time::Duration;
 use url::Url;
 
 use crate::auth::secret::Secret;
-use crate::pattern::Pattern;
-use crate::relay::error::RefusalKind;
+pub use crate::relay::rabbitmq::{QueueDeleted, Unroutable};
+pub use crate::session::{Errors, OnError};
+use crate::user as unread;
 
 /// Frames and WebSocket messages before CONNECTED are at most this long.
 pub const BYTES_BEFORE_CONNECTED: usize = 16 * 1024;
@@ -106,96 +107,12 @@ pub enum QueueType {
     Quorum,
 }
 
-/// What follows when a queue in use is deleted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueDeleted {
-    Redeclare,
-    Refuse,
-}
-
-/// What becomes of a SEND to a queue that is not there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Unroutable {
-    Error,
-    /// The queue is declared.
-    Keep,
-}
-
 /// What waits in the node while the broker is away, all sessions together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OutageConfig {
     pub messages: usize,
     pub bytes: usize,
     pub time: Duration,
-}
-
-/// How a refusal is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorAnswer {
-    /// ERROR, then the end: the specification's way.
-    Close,
-    /// A MESSAGE to `/user/queue/errors`; the session lives.
-    Message,
-}
-
-/// How each kind of refusal is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ErrorsConfig {
-    pub denied: ErrorAnswer,
-    pub unknown_destination: ErrorAnswer,
-    pub unroutable: ErrorAnswer,
-    pub limit: ErrorAnswer,
-    pub outage: ErrorAnswer,
-    pub store: ErrorAnswer,
-    pub cancelled: ErrorAnswer,
-}
-
-impl ErrorsConfig {
-    #[must_use]
-    pub const fn answer(&self, kind: RefusalKind) -> ErrorAnswer {
-        match kind {
-            RefusalKind::Denied => self.denied,
-            RefusalKind::UnknownDestination => self.unknown_destination,
-            RefusalKind::Unroutable => self.unroutable,
-            RefusalKind::Limit => self.limit,
-            RefusalKind::Outage => self.outage,
-            RefusalKind::Store => self.store,
-            RefusalKind::Cancelled => self.cancelled,
-        }
-    }
-}
-
-/// What is kept of a user destination; the first rule that matches counts.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UnreadRule {
-    /// Matched with the receiver as `{user}`, so that `/user/queue/x` means everybody's.
-    pub destination: Pattern,
-    pub store: UnreadStore,
-    pub replay: UnreadReplay,
-    pub read: UnreadRead,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnreadStore {
-    /// Where nobody is present, or the message is `persistent:true`.
-    Absent,
-    Always,
-    Never,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnreadReplay {
-    /// On a SUBSCRIBE with `x-unread:replay`.
-    Header,
-    Always,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnreadRead {
-    /// By ACK or by a request.
-    Explicit,
-    /// By being delivered.
-    Delivered,
 }
 
 /// Every limit; `None` is off.
@@ -265,8 +182,8 @@ pub struct Config {
     pub auth: crate::auth::AuthConfig,
     pub relay: RelayConfig,
     pub rules: Vec<crate::auth::policy::RuleConfig>,
-    pub errors: ErrorsConfig,
-    pub unread: Vec<UnreadRule>,
+    pub errors: Errors,
+    pub unread: Vec<unread::Rule>,
     pub limits: Limits,
     /// What start-up should log: legal, but perhaps not meant.
     pub warnings: Vec<String>,

@@ -15,7 +15,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Secret;
+use crate::auth::secret::Secret;
 use crate::session::driver::Services;
 
 use super::problem::{not_found, problem};

@@ -15,7 +15,8 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
-use crate::auth::{AuthError, Decision, Principal, RuleFrame};
+use crate::auth::policy::{Decision, RuleFrame};
+use crate::auth::{AuthError, Principal};
 use crate::persistence::{Page, Stored};
 use crate::user::ReadRequest;
 

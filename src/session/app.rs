@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::auth::{Decision, RuleFrame};
+use crate::auth::policy::{Decision, RuleFrame};
 use crate::destination::Destination;
 use crate::message::Message;
 use crate::persistence::{Page, Stored};

@@ -12,7 +12,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::auth::{Policy, Principal};
+use crate::auth::Principal;
+use crate::auth::policy::Policy;
 use crate::relay::error::{Refusal, RefusalKind};
 use crate::relay::mailbox::{Event, Level, SubscriptionNumber, Token};
 use crate::stomp::{Command, Frame, Headers, Version};

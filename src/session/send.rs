@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use ulid::Ulid;
 
-use crate::auth::{Decision, RuleFrame};
+use crate::auth::policy::{Decision, RuleFrame};
 use crate::destination::{Destination, DestinationError};
 use crate::message::Message;
 use crate::relay::error::{Refusal, RefusalKind};

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::auth::RuleFrame;
+use crate::auth::policy::RuleFrame;
 use crate::destination::{Destination, UserDestination};
 use crate::persistence::UnreadId;
 use crate::relay::error::{Refusal, RefusalKind};

@@ -35,7 +35,7 @@ pub enum Read {
 }
 
 /// One `[[unread]]` table.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     pub destination: Pattern,
     pub store: Storing,

@@ -99,7 +99,10 @@ mod tests {
             (frame("ERROR", &[("message", "no")], ""), r#"expected MESSAGE, got ERROR "no""#),
             (frame("MESSAGE", &[], "x"), "header `a` is missing in MESSAGE"),
             (frame("MESSAGE", &[("a", "2")], "x"), r#"header `a`: expected "1", got "2""#),
-            (frame("MESSAGE", &[("a", "2"), ("a", "1")], "x"), r#"header `a`: expected "1", got "2""#),
+            (
+                frame("MESSAGE", &[("a", "2"), ("a", "1")], "x"),
+                r#"header `a`: expected "1", got "2""#,
+            ),
             (frame("MESSAGE", &[("A", "1")], "x"), "header `a` is missing in MESSAGE"),
             (
                 frame("MESSAGE", &[("a", "1"), ("z", "")], "x"),
@@ -112,6 +115,9 @@ mod tests {
             assert_eq!(compare(&strict, &came, &Values::new()).unwrap_err(), expected);
         }
         let open = pattern(&[("a", "1")], true, "x");
-        assert!(compare(&open, &frame("MESSAGE", &[("a", "1"), ("b", "")], "x"), &Values::new()).is_ok());
+        assert!(
+            compare(&open, &frame("MESSAGE", &[("a", "1"), ("b", "")], "x"), &Values::new())
+                .is_ok()
+        );
     }
 }

@@ -18,6 +18,9 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use crate::reader::{Reader, Said, ServerFrame, show};
 use crate::transcript::{MessageKind, Transport};
 
+/// How many bytes of one read or write a trace shows.
+const TRACED: usize = 2048;
+
 /// What came from the server.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -247,8 +250,12 @@ impl Connection {
     }
 
     fn note(&mut self, side: char, bytes: &[u8]) {
-        let line = format!("{side} {}", show(bytes));
-        self.say(&line);
+        let shown = bytes.get(..TRACED).unwrap_or(bytes);
+        let more = match bytes.len() - shown.len() {
+            0 => String::new(),
+            more => format!(" and {more} bytes more"),
+        };
+        self.say(&format!("{side} {}{more}", show(shown)));
     }
 
     fn say(&mut self, line: &str) {

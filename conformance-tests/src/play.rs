@@ -87,7 +87,12 @@ impl Play<'_> {
         }
     }
 
-    async fn open(&mut self, name: &str, offer: &[String], want: Option<&str>) -> Result<(), String> {
+    async fn open(
+        &mut self,
+        name: &str,
+        offer: &[String],
+        want: Option<&str>,
+    ) -> Result<(), String> {
         let Setting { address, transport, limit, .. } = self.setting;
         let (connection, selected) = Connection::open(address, transport, offer, limit).await?;
         let peer = Peer { connection, connected: false, last_kind: None };
@@ -188,8 +193,7 @@ impl Play<'_> {
         while let Some(first) = open.first() {
             let frame = self.next_frame(name, &first.command).await?;
             let values = &self.setting.values;
-            let fitting =
-                open.iter().position(|pattern| compare(pattern, &frame, values).is_ok());
+            let fitting = open.iter().position(|pattern| compare(pattern, &frame, values).is_ok());
             // Where none fits, the first of that command says best what is wrong.
             let nearest = || open.iter().position(|p| p.command.as_bytes() == frame.command);
             let at = fitting.or_else(nearest).unwrap_or(0);

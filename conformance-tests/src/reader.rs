@@ -150,7 +150,9 @@ pub(crate) fn show(bytes: &[u8]) -> String {
                 '"' => out.push_str("\\\""),
                 '\\' => out.push_str("\\\\"),
                 // Formatting characters too: no report may hide or reorder what came.
-                c if c.is_control() || matches!(c, '\u{200b}'..='\u{202e}' | '\u{2060}'..='\u{206f}') => {
+                c if c.is_control()
+                    || matches!(c, '\u{200b}'..='\u{202e}' | '\u{2060}'..='\u{206f}') =>
+                {
                     let mut buffer = [0; 4];
                     for byte in c.encode_utf8(&mut buffer).bytes() {
                         push_hex(&mut out, byte);

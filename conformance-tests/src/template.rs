@@ -49,8 +49,9 @@ impl Template {
         let mut rest = text;
         while !rest.is_empty() {
             if let Some(after) = rest.strip_prefix("${") {
-                let (hole, after) =
-                    after.split_once('}').ok_or_else(|| format!("`${{` without `}}` in `{text}`"))?;
+                let (hole, after) = after
+                    .split_once('}')
+                    .ok_or_else(|| format!("`${{` without `}}` in `{text}`"))?;
                 out.parts.push(hole_part(hole)?);
                 rest = after;
             } else if !raw && let Some(after) = rest.strip_prefix("^@") {
@@ -171,9 +172,7 @@ fn fits(parts: &[Part], bytes: &[u8], values: &Values) -> Option<Values> {
     };
     match part {
         Part::Bytes(expected) => fits(parts, bytes.strip_prefix(expected.as_slice())?, values),
-        Part::Value(name) => {
-            fits(parts, bytes.strip_prefix(values.get(name)?.as_slice())?, values)
-        }
+        Part::Value(name) => fits(parts, bytes.strip_prefix(values.get(name)?.as_slice())?, values),
         Part::Capture(_) | Part::Any => {
             for taken in 0..=bytes.len() {
                 let (taken, rest) = bytes.split_at(taken);
@@ -215,8 +214,8 @@ fn escape(after: &str) -> Result<(u8, &str), String> {
         '\\' => b'\\',
         'x' => {
             let digits = rest.get(..2).ok_or("`\\x` needs two hexadecimal digits")?;
-            let byte = u8::from_str_radix(digits, 16)
-                .map_err(|_| "`\\x` needs two hexadecimal digits")?;
+            let byte =
+                u8::from_str_radix(digits, 16).map_err(|_| "`\\x` needs two hexadecimal digits")?;
             return Ok((byte, rest.get(2..).unwrap_or_default()));
         }
         other => return Err(format!("`\\{other}` is no escape (\\0 \\r \\n \\t \\\\ \\xNN)")),

@@ -435,8 +435,10 @@ mod tests {
 
     #[test]
     fn patterns_of_frames() {
-        let steps = read("b< M\nb< x:${q=*}\nb< !z\nb< ...\nb<\nb<|a\\x80\nb< c^@d^@", Version::V12);
-        let [Step { line: 1, connection, action: Action::Frames(frames) }] = steps.as_slice() else {
+        let steps =
+            read("b< M\nb< x:${q=*}\nb< !z\nb< ...\nb<\nb<|a\\x80\nb< c^@d^@", Version::V12);
+        let [Step { line: 1, connection, action: Action::Frames(frames) }] = steps.as_slice()
+        else {
             panic!("{steps:?}")
         };
         let [frame] = frames.as_slice() else { panic!("{frames:?}") };
@@ -453,12 +455,17 @@ mod tests {
         let shown: Vec<String> = read(text, Version::V12)
             .into_iter()
             .map(|step| match step.action {
-                Action::Connect { headers } => format!("{} connect {}", step.connection, headers[0].0),
+                Action::Connect { headers } => {
+                    format!("{} connect {}", step.connection, headers[0].0)
+                }
                 Action::Open { offer, select } => {
                     format!("{} open {} {select:?}", step.connection, offer.join("+"))
                 }
                 Action::Error { codes, message } => {
-                    format!("error {codes:?} {:?}", message.map(|m| String::from_utf8(m.fill(&Values::new())).unwrap()))
+                    format!(
+                        "error {codes:?} {:?}",
+                        message.map(|m| String::from_utf8(m.fill(&Values::new())).unwrap())
+                    )
                 }
                 other => format!("{other:?}"),
             })

@@ -207,13 +207,10 @@ impl Connection {
     async fn read(&mut self) {
         match &mut self.wire {
             Wire::Tcp(tcp) => {
-                let mut buffer = [0; 16 * 1024];
-                match tcp.read(&mut buffer).await {
+                let mut buffer = Vec::with_capacity(16 * 1024);
+                match tcp.read_buf(&mut buffer).await {
                     Ok(0) => self.end(None, "closed"),
-                    Ok(count) => {
-                        let bytes = buffer.get(..count).unwrap_or_default();
-                        self.arrived(bytes);
-                    }
+                    Ok(_) => self.arrived(&buffer),
                     Err(error) => self.end(None, &format!("closed: {error}")),
                 }
             }

@@ -1,4 +1,9 @@
 //! A wrong answer must make the runner fail: small servers that answer right, then wrong.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy does not take the helpers of a test file for tests"
+)]
 
 use std::time::Duration;
 

@@ -390,6 +390,9 @@ mod tests {
     use super::*;
     use crate::template::Values;
 
+    /// What is sent, and in which pieces.
+    type Sent<'a> = (&'a str, Option<usize>);
+
     fn read(text: &str, version: Version) -> Vec<Step> {
         let lines: Vec<_> = (1..).zip(text.lines()).collect();
         steps(&lines, version).unwrap()
@@ -410,7 +413,7 @@ mod tests {
 
     #[test]
     fn client_frames() {
-        let cases: [(&str, &[(&str, Option<usize>)]); 8] = [
+        let cases: [(&str, &[Sent<'_>]); 8] = [
             ("> A\n> b:${queue}\n>\n> x\n> y^@", &[("A\nb:/queue/q\n\nx\ny\0", None)]),
             ("> A\n>\n> x^@y^@", &[("A\n\nx\0y\0", None)]),
             ("> A^M\n> ^M\n> ^@", &[("A\r\n\r\n\0", None)]),

@@ -1,0 +1,262 @@
+//! One connection to the server under test, over TCP or WebSocket, and all that passed on it.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use futures_util::{SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame as WsFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
+
+use crate::reader::{Reader, Said, ServerFrame, show};
+use crate::transcript::{MessageKind, Transport};
+
+/// How many bytes of one read or write a trace shows.
+const TRACED: usize = 2048;
+
+/// What came from the server.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// With the kind of the WebSocket message that ended it.
+    Frame(ServerFrame, Option<MessageKind>),
+    Beat,
+    /// The end, on WebSocket with its code where there was one.
+    Closed(Option<u16>),
+    /// Bytes that are no STOMP.
+    Malformed(String),
+    /// Nothing until the deadline.
+    Silence,
+}
+
+/// Where a connection goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Address {
+    pub(crate) authority: String,
+    /// For WebSocket.
+    pub(crate) url: String,
+}
+
+enum Wire {
+    Tcp(TcpStream),
+    WebSocket(Box<WebSocketStream<TcpStream>>),
+    /// Dropped by this side.
+    Gone,
+}
+
+pub(crate) struct Connection {
+    wire: Wire,
+    transport: Transport,
+    reader: Reader,
+    /// How it ended, once it has.
+    closed: Option<Option<u16>>,
+    events: VecDeque<Event>,
+    /// The kind of the last message a WebSocket brought.
+    last_kind: Option<MessageKind>,
+    /// Lines `> "..."` and `< "..."` of all that passed.
+    pub(crate) trace: String,
+}
+
+impl Connection {
+    pub(crate) async fn open(
+        address: &Address,
+        transport: Transport,
+        offer: &[String],
+        limit: Duration,
+    ) -> Result<(Self, Option<String>), String> {
+        let opened = timeout(limit, Self::open_wire(address, transport, offer)).await;
+        let (wire, selected) =
+            opened.map_err(|_| format!("connecting took longer than {limit:?}"))??;
+        let connection = Self {
+            wire,
+            transport,
+            reader: Reader::default(),
+            closed: None,
+            events: VecDeque::new(),
+            last_kind: None,
+            trace: String::new(),
+        };
+        Ok((connection, selected))
+    }
+
+    async fn open_wire(
+        address: &Address,
+        transport: Transport,
+        offer: &[String],
+    ) -> Result<(Wire, Option<String>), String> {
+        let tcp = TcpStream::connect(&address.authority)
+            .await
+            .map_err(|error| format!("connecting to {}: {error}", address.authority))?;
+        // A small write must not wait for the answer to the one before it.
+        tcp.set_nodelay(true).map_err(|error| error.to_string())?;
+        if transport == Transport::Tcp {
+            return Ok((Wire::Tcp(tcp), None));
+        }
+        let failed = |error: WsError| format!("WebSocket handshake at {}: {error}", address.url);
+        let mut request = address.url.as_str().into_client_request().map_err(failed)?;
+        if !offer.is_empty() {
+            let list = HeaderValue::from_str(&offer.join(", ")).map_err(|e| e.to_string())?;
+            request.headers_mut().insert("Sec-WebSocket-Protocol", list);
+        }
+        let (stream, response) =
+            tokio_tungstenite::client_async(request, tcp).await.map_err(failed)?;
+        let selected = response.headers().get("Sec-WebSocket-Protocol");
+        let selected = selected.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        Ok((Wire::WebSocket(Box::new(stream)), selected))
+    }
+
+    /// Sends in one write (one WebSocket message). What a server that has closed does not take is
+    /// no failure here: the next expectation tells.
+    pub(crate) async fn send(&mut self, bytes: &[u8], limit: Duration) {
+        self.note('>', bytes);
+        let written = match &mut self.wire {
+            Wire::Tcp(tcp) => {
+                timeout(limit, tcp.write_all(bytes)).await.map(|r| r.map_err(|e| e.to_string()))
+            }
+            Wire::WebSocket(stream) => {
+                // A frame, not a text: a case may send bytes that are no UTF-8.
+                let kind = match self.transport {
+                    Transport::WsBinary => Data::Binary,
+                    Transport::Tcp | Transport::WsText => Data::Text,
+                };
+                let frame = WsFrame::message(bytes.to_vec(), OpCode::Data(kind), true);
+                timeout(limit, stream.send(Message::Frame(frame)))
+                    .await
+                    .map(|r| r.map_err(|e| e.to_string()))
+            }
+            Wire::Gone => Ok(Ok(())),
+        };
+        match written {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.say(&format!("! not written: {error}")),
+            Err(_) => self.say(&format!("! not written within {limit:?}")),
+        }
+    }
+
+    /// Closes the socket without a word of STOMP or WebSocket.
+    pub(crate) fn drop_socket(&mut self) {
+        self.wire = Wire::Gone;
+        self.closed = Some(None);
+        self.say("! socket dropped by the client");
+    }
+
+    /// Ends politely where the case did not; whether the server takes it is no matter.
+    pub(crate) async fn finish(&mut self) {
+        if self.closed.is_none() {
+            let limit = Duration::from_millis(500);
+            let ended = match &mut self.wire {
+                Wire::Tcp(tcp) => timeout(limit, tcp.shutdown()).await.is_ok(),
+                Wire::WebSocket(stream) => timeout(limit, stream.close(None)).await.is_ok(),
+                Wire::Gone => true,
+            };
+            self.closed = ended.then_some(None);
+        }
+        self.wire = Wire::Gone;
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        self.closed.is_none()
+    }
+
+    /// The next event, or `Silence` where none came until `deadline`.
+    pub(crate) async fn next(&mut self, deadline: Instant) -> Event {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                return event;
+            }
+            if let Some(code) = self.closed {
+                let rest = self.reader.rest();
+                if !rest.is_empty() {
+                    let text = format!("closed within a frame: {}", show(rest));
+                    self.reader = Reader::default();
+                    return Event::Malformed(text);
+                }
+                return Event::Closed(code);
+            }
+            match timeout_at(deadline, self.read()).await {
+                Ok(()) => self.take_events(),
+                Err(_) => return Event::Silence,
+            }
+        }
+    }
+
+    fn take_events(&mut self) {
+        loop {
+            match self.reader.next() {
+                Ok(Some(Said::Frame(frame))) => {
+                    self.events.push_back(Event::Frame(frame, self.last_kind));
+                }
+                Ok(Some(Said::Beat)) => self.events.push_back(Event::Beat),
+                Ok(None) => return,
+                Err(text) => {
+                    self.reader = Reader::default();
+                    self.events.push_back(Event::Malformed(text));
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Reads once. Losing the future loses no bytes.
+    async fn read(&mut self) {
+        match &mut self.wire {
+            Wire::Tcp(tcp) => {
+                let mut buffer = Vec::with_capacity(16 * 1024);
+                match tcp.read_buf(&mut buffer).await {
+                    Ok(0) => self.end(None, "closed"),
+                    Ok(_) => self.arrived(&buffer),
+                    Err(error) => self.end(None, &format!("closed: {error}")),
+                }
+            }
+            Wire::WebSocket(stream) => match stream.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    self.last_kind = Some(MessageKind::Text);
+                    self.arrived(text.as_bytes());
+                }
+                Some(Ok(Message::Binary(bytes))) => {
+                    self.last_kind = Some(MessageKind::Binary);
+                    self.arrived(&bytes);
+                }
+                Some(Ok(Message::Close(frame))) => {
+                    let code = frame.as_ref().map(|frame| u16::from(frame.code));
+                    let reason = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
+                    self.end(code, &format!("closed {code:?} {}", show(reason.as_bytes())));
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Err(error)) => self.end(None, &format!("closed: {error}")),
+                None => self.end(None, "closed"),
+            },
+            Wire::Gone => self.end(None, "closed"),
+        }
+    }
+
+    fn arrived(&mut self, bytes: &[u8]) {
+        self.note('<', bytes);
+        self.reader.push(bytes);
+    }
+
+    fn end(&mut self, code: Option<u16>, what: &str) {
+        self.say(&format!("< {what}"));
+        self.closed = Some(code);
+    }
+
+    fn note(&mut self, side: char, bytes: &[u8]) {
+        let shown = bytes.get(..TRACED).unwrap_or(bytes);
+        let more = match bytes.len() - shown.len() {
+            0 => String::new(),
+            more => format!(" and {more} bytes more"),
+        };
+        self.say(&format!("{side} {}{more}", show(shown)));
+    }
+
+    fn say(&mut self, line: &str) {
+        // Writing to a String cannot fail.
+        writeln!(self.trace, "{line}").unwrap_or_default();
+    }
+}

@@ -23,7 +23,7 @@ fn main() -> ExitCode {
         }
         Command::Token(token) => command::token(&token, env(), &mut out, &mut err),
     };
-    result.unwrap_or(ExitCode::FAILURE)
+    result.map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 fn run(serve: &Serve) -> ExitCode {

@@ -152,7 +152,7 @@ impl Connection {
             let limit = Duration::from_millis(500);
             let ended = match &mut self.wire {
                 Wire::Tcp(tcp) => timeout(limit, tcp.shutdown()).await.is_ok(),
-                Wire::WebSocket(stream) => timeout(limit, stream.close(None)).await.is_ok(),
+                Wire::WebSocket(stream) => timeout(limit, (**stream).close(None)).await.is_ok(),
                 Wire::Gone => true,
             };
             self.closed = ended.then_some(None);

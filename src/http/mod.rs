@@ -27,6 +27,7 @@ use tower::{ServiceExt, service_fn};
 use tower_http::services::ServeDir;
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use crate::config::AddressRange;
 use crate::session::driver::Services;
 use crate::transport::tcp;
 pub use origin::{OriginRule, Origins};

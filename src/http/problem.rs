@@ -27,7 +27,7 @@ pub(super) fn refused(error: &AuthError) -> Response<Body> {
     let status = StatusCode::from_u16(error.http_status().into()).unwrap_or(StatusCode::FORBIDDEN);
     let detail = match error {
         AuthError::Missing => "Log in first: no credentials were sent.",
-        AuthError::Refused => "The credentials were refused.",
+        AuthError::Refused { .. } => "The credentials were refused.",
         AuthError::TooMany { .. } => "Too many attempts; try again later.",
         AuthError::Conflict => "The request has credentials of two different users.",
         AuthError::Unavailable => "Logins cannot be checked at the moment; try again later.",

@@ -16,7 +16,7 @@ use super::Wire;
 
 /// A delivery that the broker waits for.
 #[derive(Debug)]
-pub struct Settled {
+pub(super) struct Settled {
     pub subscription: SubscriptionNumber,
     pub queue: Destination,
     pub tag: u64,

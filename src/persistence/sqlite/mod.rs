@@ -259,3 +259,58 @@ impl From<rusqlite::Error> for StoreError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::destination::{Destination, UserDestination};
+    use crate::message::Message;
+    use crate::persistence::{Keep, Which};
+    use crate::stomp::Headers;
+
+    fn message(body: usize) -> Op {
+        let (user, target) = (Arc::from("a"), Arc::from("queue/x"));
+        let destination = Destination::User(UserDestination { user, target });
+        let body = Bytes::from(vec![0; body]);
+        let message = Message::new(destination, String::new(), Headers::default(), body);
+        Op::Append { message: Arc::new(message), keep: Keep::Always }
+    }
+
+    #[test]
+    fn a_full_disk_refuses_whole_batches_and_recovers() {
+        let folder = tempfile::tempdir().unwrap();
+        let age = Duration::from_secs(9);
+        let caps = Caps { messages: 1_000, bytes: 1 << 30, age, total_bytes: 1 << 30 };
+        let mut database = Database::open(Some(folder.path().join("a.db")), caps).unwrap();
+        let limit = |database: &Database, pages: u32| {
+            database
+                .connection
+                .query_row(&format!("PRAGMA max_page_count = {pages}"), (), |_| Ok(()))
+                .unwrap();
+        };
+        let count = |database: &mut Database| {
+            let read = Op::MarkRead { user: Arc::from("a"), which: Which::Ids(vec![]) };
+            format!("{:?}", database.apply(1, &[read]).unwrap())
+        };
+        database.apply(1, &[message(10)]).unwrap();
+        limit(&database, 1);
+        let full = database.apply(1, &[message(10), message(100_000)]).unwrap_err();
+        assert!(matches!(full, StoreError::Unavailable(_)), "{full:?}");
+        assert!(count(&mut database).contains("unread: 1"));
+        assert_eq!((database.totals.messages, database.totals.bytes), (1, 10));
+        limit(&database, 1_000_000);
+        assert!(database.probe());
+        assert!(!database.write_failed);
+        database.apply(1, &[message(10), message(100_000)]).unwrap();
+        assert!(count(&mut database).contains("unread: 3"));
+        let totals = database.totals;
+        database.close();
+        let database = Database::open(Some(folder.path().join("a.db")), caps).unwrap();
+        assert_eq!(format!("{:?}", database.totals), format!("{totals:?}"));
+    }
+}

@@ -29,13 +29,13 @@ $(DEMO)/dist/index.html: $(DEMO)/node_modules/.package-lock.json $(DEMO_SOURCES)
 	cd $(DEMO) && npm run --silent build
 
 run: build demo ## run the relay with the demo (BROKER=amqp://... STORE=redis://... to use yours)
-	@BROKER='$(BROKER)' STORE='$(STORE)' scripts/run.sh $(RELAY)
+	@exec env BROKER='$(BROKER)' STORE='$(STORE)' scripts/run.sh $(RELAY)
 
 run-rabbitmq: build demo ## the same with a private RabbitMQ and Redis, stopped at the end
-	@scripts/run-rabbitmq.sh $(RELAY)
+	@exec scripts/run-rabbitmq.sh $(RELAY)
 
 test: ## every check and test there is, with real RabbitMQ, Redis, nginx and Chromium
-	@scripts/test.sh
+	@exec scripts/test.sh
 
 fmt: ## format the Rust code
 	cargo fmt --all

@@ -49,7 +49,7 @@ export function setText(element, text) {
 /** A colour that is the same for the same name everywhere; a class, since CSP forbids inline styles. */
 export function hue(name) {
   let sum = 0;
-  for (const char of name) sum = (sum * 37 + char.codePointAt(0)) % 997;
+  for (const char of name) sum = (sum * 19 + char.codePointAt(0)) % 997;
   return `hue-${sum % 7}`;
 }
 

@@ -51,6 +51,10 @@ function renderBar(state) {
       waiting: seconds > 0 ? `Reconnecting in ${seconds} s` : "Reconnecting…",
     }[link.phase],
   );
+  setText(
+    byId("status-more"),
+    link.phase === "connected" ? `WebSocket, STOMP ${link.version}, ${link.server || "unnamed server"}` : "",
+  );
   const rows = [
     ["Transport", "WebSocket"],
     ["STOMP version", link.version],

@@ -4,7 +4,6 @@
 import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
@@ -12,8 +11,7 @@ import { Tab, launch } from "./browser.mjs";
 import { freePort, start, startRelay } from "./servers.mjs";
 
 const IDLE_MS = 180_000;
-const require = createRequire(import.meta.url);
-const stompBundle = path.join(path.dirname(require.resolve("@stomp/stompjs/package.json")), "bundles/stomp.umd.min.js");
+const stompBundle = new URL("../node_modules/@stomp/stompjs/bundles/stomp.umd.min.js", import.meta.url).pathname;
 
 const config = (folder, port, relay) => `
 ${process.getuid() === 0 ? "user root;" : ""}

@@ -1,0 +1,48 @@
+# Everything one does with this repository. `make` alone lists the targets.
+
+# The development build: it is there minutes before an optimised one and fast enough to look at.
+# `make run RELEASE=1` takes the optimised one, which is what to measure and to deploy.
+PROFILE := $(if $(RELEASE),release,debug)
+RELAY := target/$(PROFILE)/stomp-relay
+
+DEMO := stomp-js-demo
+DEMO_SOURCES := $(wildcard $(DEMO)/src/* $(DEMO)/build.mjs)
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo run run-rabbitmq test fmt clippy clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+
+build: ## build the relay (RELEASE=1: optimised)
+	@scripts/need.sh cargo cc
+	cargo build --locked --bin stomp-relay $(if $(RELEASE),--release)
+
+demo: $(DEMO)/dist/index.html ## build the demo page into stomp-js-demo/dist
+
+$(DEMO)/node_modules/.package-lock.json: $(DEMO)/package.json $(DEMO)/package-lock.json
+	@scripts/need.sh node npm
+	cd $(DEMO) && npm ci --no-audit --no-fund
+	@touch $@
+
+$(DEMO)/dist/index.html: $(DEMO)/node_modules/.package-lock.json $(DEMO_SOURCES)
+	cd $(DEMO) && npm run --silent build
+
+run: build demo ## run the relay with the demo (BROKER=amqp://... STORE=redis://... to use yours)
+	@exec env BROKER='$(BROKER)' STORE='$(STORE)' scripts/run.sh $(RELAY)
+
+run-rabbitmq: build demo ## the same with a private RabbitMQ and Redis, stopped at the end
+	@exec scripts/run-rabbitmq.sh $(RELAY)
+
+test: ## every check and test there is, with real RabbitMQ, Redis, nginx and Chromium
+	@exec scripts/test.sh
+
+fmt: ## format the Rust code
+	cargo fmt --all
+
+clippy: ## lint the Rust code; warnings are errors
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+clean: ## remove what was built; data/ stays
+	cargo clean
+	rm -rf $(DEMO)/dist $(DEMO)/node_modules $(DEMO)/test/screenshots

@@ -1,0 +1,246 @@
+// Ties the state, the connection and the view together: what a person or a frame does, happens here.
+
+import { byId } from "./dom.mjs";
+import { forgetHistory, loadHistory, onHistory, saveHistory } from "./history.mjs";
+import * as model from "./state.mjs";
+import { Connection } from "./stomp.mjs";
+import { render } from "./view.mjs";
+import { decode, isUserName, newId } from "./wire.mjs";
+
+let state = model.newState();
+let connection = null;
+
+const draw = () => render(state);
+
+// What the connection says.
+const on = {
+  connected(headers) {
+    model.beginSession(state);
+    state.loginError = "";
+    state.link = {
+      phase: "connected",
+      retryAt: 0,
+      version: headers.version,
+      server: headers.server ?? "",
+      session: headers.session ?? "",
+      heartBeat: headers["heart-beat"] ?? "",
+    };
+    if (state.jobs.taking) connection.takeJobs();
+    draw();
+  },
+  closed(retryInMs, why, wasConnected) {
+    model.loseJob(state);
+    if (wasConnected) {
+      state.link = { ...state.link, phase: "waiting", retryAt: Date.now() + retryInMs };
+      if (why) model.addNotice(state, `Connection closed: ${why}`);
+    } else {
+      logout(why || "The server cannot be reached.");
+    }
+    draw();
+  },
+  refused(text) {
+    logout(text);
+  },
+  room(message) {
+    model.addToRoom(state, message);
+    draw();
+  },
+  direct(message) {
+    model.addReceived(state, message);
+    saveHistory(state.me, state.direct.values());
+    readWhatIsShown();
+    draw();
+  },
+  unread(change) {
+    state.unread = change.unread;
+    if (change.read) model.applyRead(state, change.read);
+    draw();
+  },
+  job(frame) {
+    state.jobs.current = {
+      ...decode(frame.body),
+      redelivered: frame.headers.redelivered === "true",
+      frame,
+    };
+    draw();
+  },
+  error(text) {
+    model.addNotice(state, text);
+    draw();
+  },
+};
+
+function login(user, passcode) {
+  state = model.newState();
+  state.me = user;
+  state.link.phase = "connecting";
+  for (const message of loadHistory(user)) state.direct.set(message.id, message);
+  history.replaceState(null, "", `?user=${encodeURIComponent(user)}`);
+  connection = new Connection(user, passcode, on);
+  show({ kind: "room" }, "list");
+}
+
+function logout(error = "") {
+  void connection?.close();
+  connection = null;
+  const name = state.me ?? "";
+  state = model.newState();
+  state.loginError = error;
+  draw();
+  byId("login-name").value = name;
+  byId("login-passcode").value = "";
+  byId("login-passcode").focus();
+}
+
+// On a narrow screen either the list or what was chosen from it is shown.
+function show(view, pane = "detail") {
+  state.view = view;
+  byId("app").dataset.pane = pane;
+  if (view.kind === "jobs" && state.jobs.taking === null) takePart(true);
+  readWhatIsShown();
+  draw();
+  const narrow = matchMedia("(max-width: 719px)").matches;
+  if (pane === "detail") {
+    // A touch keyboard that jumps up would hide what one wanted to read.
+    const input = view.kind === "jobs" ? byId("jobs-input") : byId("chat-input");
+    (narrow ? byId(view.kind === "jobs" ? "jobs-title" : "chat-title") : input).focus();
+  }
+}
+
+/** What a person has before their eyes is read; the relay tells all tabs. */
+function readWhatIsShown() {
+  const { view } = state;
+  const hiddenByList =
+    byId("app").dataset.pane === "list" && matchMedia("(max-width: 719px)").matches;
+  if (view.kind !== "user" || hiddenByList) return;
+  if (document.visibilityState !== "visible" || !connection?.connected) return;
+  const ids = model.takeToRead(state, view.peer);
+  if (ids.length > 0) connection.markRead(ids);
+}
+
+/** Who opens the queue takes part in it, until they pause. A job that was held goes back then. */
+function takePart(taking) {
+  state.jobs.taking = taking;
+  if (!taking) model.loseJob(state);
+  if (!connection?.connected) return;
+  if (taking) connection.takeJobs();
+  else connection.stopJobs();
+}
+
+function logJob(kind, text) {
+  state.jobs.log.unshift({ id: newId(), kind, text, at: new Date() });
+  state.jobs.log.length = Math.min(state.jobs.log.length, 50);
+}
+
+function settleJob(kind) {
+  const job = state.jobs.current;
+  if (!job || !connection?.connected) return;
+  state.jobs.current = null;
+  if (kind === "done") job.frame.ack();
+  else job.frame.nack();
+  logJob(kind, job.text);
+  draw();
+}
+
+function sendDirect(peer, text) {
+  const message = { id: newId(), from: state.me, text, at: new Date() };
+  model.addSent(state, peer, message, "sending");
+  connection.sendDirect(peer, text, (level) => {
+    model.addSent(state, peer, message, level);
+    saveHistory(state.me, state.direct.values());
+    draw();
+  });
+}
+
+/** A form whose one field is sent and emptied. */
+function onSubmit(form, input, action) {
+  byId(form).addEventListener("submit", (event) => {
+    event.preventDefault();
+    const text = byId(input).value.trim();
+    if (!text || !connection?.connected) return;
+    byId(input).value = "";
+    action(text);
+    draw();
+  });
+}
+
+byId("login-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const user = byId("login-name").value.trim();
+  if (isUserName(user)) login(user, byId("login-passcode").value);
+});
+byId("logout").addEventListener("click", () => {
+  forgetHistory(state.me);
+  logout();
+});
+
+onSubmit("chat-form", "chat-input", (text) => {
+  if (state.view.kind === "room") connection.sendToRoom(text);
+  else sendDirect(state.view.peer, text);
+});
+onSubmit("jobs-form", "jobs-input", (text) => {
+  connection.sendJob(text, (level) => {
+    logJob("added", `${text} (${level})`);
+    draw();
+  });
+});
+onSubmit("open-form", "open-name", (name) => {
+  if (!isUserName(name) || name === state.me) {
+    model.addNotice(state, "A user name has 1 to 128 bytes, and is not your own.");
+    return;
+  }
+  if (!state.opened.includes(name)) state.opened.push(name);
+  show({ kind: "user", peer: name });
+});
+
+byId("nav-room").addEventListener("click", () => show({ kind: "room" }));
+byId("nav-jobs").addEventListener("click", () => show({ kind: "jobs" }));
+byId("people").addEventListener("click", (event) => {
+  const peer = event.target.closest("[data-peer]")?.dataset.peer;
+  if (peer !== undefined) show({ kind: "user", peer });
+});
+byId("unread-badge").addEventListener("click", () => {
+  const peer = model.people(state).find((name) => model.unreadIn(state, name).length > 0);
+  if (peer !== undefined) show({ kind: "user", peer });
+  else model.addNotice(state, "What is unread is not a message of this page.", "info");
+  draw();
+});
+byId("job-done").addEventListener("click", () => settleJob("done"));
+byId("job-back").addEventListener("click", () => settleJob("given back"));
+byId("jobs-toggle").addEventListener("click", () => {
+  takePart(!state.jobs.taking);
+  draw();
+});
+byId("notices").addEventListener("click", (event) => {
+  const id = Number(event.target.closest("[data-notice]")?.dataset.notice);
+  state.notices = state.notices.filter((notice) => notice.id !== id);
+  draw();
+});
+for (const back of document.querySelectorAll("[data-back]")) {
+  back.addEventListener("click", () => {
+    byId("app").dataset.pane = "list";
+    byId("nav-room").focus();
+  });
+}
+
+document.addEventListener("visibilitychange", readWhatIsShown);
+onHistory(
+  () => state.me,
+  () => {
+    for (const message of loadHistory(state.me)) {
+      if (!state.direct.has(message.id)) state.direct.set(message.id, message);
+    }
+    draw();
+  },
+);
+// The seconds until the next attempt.
+setInterval(() => {
+  if (state.link.phase === "waiting") draw();
+}, 500);
+
+const asked = new URLSearchParams(location.search).get("user");
+if (asked) {
+  byId("login-name").value = asked;
+  byId("login-passcode").focus();
+} else byId("login-name").focus();
+draw();

@@ -144,8 +144,8 @@ async fn bind(key: &str, address: SocketAddr) -> Result<TcpListener, StartError>
 }
 
 async fn services(config: &Config) -> Result<Services, StartError> {
-    let authenticator = Authenticator::new(&config.auth)
-        .map_err(|mistakes| StartError(mistakes.join("\n")))?;
+    let authenticator =
+        Authenticator::new(&config.auth).map_err(|mistakes| StartError(mistakes.join("\n")))?;
     let node = node_id(config)?;
     let store = open_store(config, &node).await?;
     let broker = open_broker(config, &node).await?;
@@ -162,8 +162,7 @@ async fn services(config: &Config) -> Result<Services, StartError> {
     let rules = Rules::new(config.unread.clone());
     let limits = &config.limits;
     let outage = &config.relay.outage;
-    let waiting =
-        Waiting { messages: outage.messages, bytes: outage.bytes, time: outage.time };
+    let waiting = Waiting { messages: outage.messages, bytes: outage.bytes, time: outage.time };
     let settings = Settings {
         limits: session_limits(limits),
         errors: config.errors,
@@ -212,7 +211,7 @@ async fn open_store(config: &Config, node: &str) -> Result<Store, StartError> {
 async fn open_broker(config: &Config, node: &str) -> Result<Broker, StartError> {
     match &config.broker {
         BrokerConfig::Embedded { path } => Embedded::open(Some(path))
-            .map(Broker::Embedded)
+            .map(|broker| Broker::Embedded(Box::new(broker)))
             .map_err(|error| StartError(format!("broker.url: {error}"))),
         BrokerConfig::RabbitMq { urls } => {
             let relay = &config.relay;
@@ -295,10 +294,7 @@ fn connection_limits(limits: &Limits) -> ConnectionLimits {
     ConnectionLimits {
         narrow: stomp::Limits { frame_bytes: narrow_bytes, ..wide },
         wide,
-        narrow_ws: FrameLimits {
-            message_bytes: message_bytes.min(NARROW_BYTES) as u64,
-            fragments,
-        },
+        narrow_ws: FrameLimits { message_bytes: message_bytes.min(NARROW_BYTES) as u64, fragments },
         wide_ws: FrameLimits { message_bytes: message_bytes as u64, fragments },
         outbound_stall: limits.outbound_stall,
     }
@@ -329,8 +325,7 @@ async fn serve_tcp(services: Arc<Services>, listener: TcpListener, stop: Cancell
     while let Some((stream, address)) = crate::http::accept(&listener, &stop).await {
         let Ok(place) = services.sessions.enter(address.ip(), None) else { continue };
         let transport = Transport::new(stream, Framing::Tcp);
-        let driver =
-            Driver::new(services.clone(), transport, place, None, None, Bytes::new());
+        let driver = Driver::new(services.clone(), transport, place, None, None, Bytes::new());
         tokio::spawn(driver.run());
     }
 }

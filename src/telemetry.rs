@@ -74,8 +74,8 @@ impl Metrics {
 
 /// Logs to standard error; `STOMP_RELAY_LOG` sets the level (`info`, `stomp_relay=debug`).
 pub fn init_logging() {
-    let filter =
-        EnvFilter::try_from_env("STOMP_RELAY_LOG").unwrap_or_else(|_| EnvFilter::new("info,lapin=off"));
+    let filter = EnvFilter::try_from_env("STOMP_RELAY_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("info,lapin=off"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)

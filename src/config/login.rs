@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use super::build::{REDACTION, choice, time};
 use super::keys::REDACTED;
 use super::source::Settings;
-use crate::user::{Read, Replay, Rule, Storing};
 use super::{AuthConfig, ConfigMistake, JwtAlgorithm, JwtConfig, JwtKeyConfig};
 use super::{LinkKind, RuleConfig, UsersConfig};
 use crate::auth::policy::{Allow, RuleFrame};
@@ -14,6 +13,7 @@ use crate::auth::secret::Secret;
 use crate::auth::{jwt, users};
 use crate::destination;
 use crate::pattern::Pattern;
+use crate::user::{Read, Replay, Rule, Storing};
 
 /// What start-up says where nobody could log in.
 pub(super) const NO_LOGIN: &str = "nobody could log in: write, for accounts in a file,\n\
@@ -242,11 +242,8 @@ pub(super) fn unread(s: &mut Settings) -> Vec<Rule> {
     for index in 0..s.length("unread") {
         let of = |key: &str| format!("unread[{index}].{key}");
         let destination = pattern(s, &of("destination"));
-        let stores = [
-            ("absent", Storing::Absent),
-            ("always", Storing::Always),
-            ("never", Storing::Never),
-        ];
+        let stores =
+            [("absent", Storing::Absent), ("always", Storing::Always), ("never", Storing::Never)];
         let store = choice(s, &of("store"), &stores);
         let replays = [("header", Replay::Header), ("always", Replay::Always)];
         let replay = choice(s, &of("replay"), &replays);

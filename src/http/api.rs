@@ -82,7 +82,7 @@ async fn unread(
     };
     let limit = query.limit.unwrap_or(PAGE).min(PAGE_MOST);
     match front.services.users.fetch(&principal.name, query.after, limit).await {
-        Ok(page) => json(&page_of(&front, &principal, page)),
+        Ok(page) => json(&page_of(&front, &principal, &page)),
         Err(refusal) => problem(StatusCode::SERVICE_UNAVAILABLE, refusal.body.trim_end()),
     }
 }
@@ -145,7 +145,7 @@ fn forged(front: &Front, parts: &Parts) -> Option<Response<Body>> {
     Some(problem(StatusCode::FORBIDDEN, "Pages of this origin may not call the API."))
 }
 
-fn page_of(front: &Front, principal: &Principal, page: Page) -> UnreadPage {
+fn page_of(front: &Front, principal: &Principal, page: &Page) -> UnreadPage {
     let policy = &front.services.settings.policy;
     let allowed = |stored: &Stored| {
         let destination = &stored.message.destination;

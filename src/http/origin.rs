@@ -94,8 +94,7 @@ mod tests {
     #[test]
     fn exact_matches_only() {
         let origins = Origins { public: Some("https://chat.example.com".into()) };
-        let rule =
-            OriginRule { allowed: vec!["https://app.example.com".into()], loopback: false };
+        let rule = OriginRule { allowed: vec!["https://app.example.com".into()], loopback: false };
         let cases = [
             ("https://app.example.com", Verdict::Allowed),
             ("https://APP.example.com:443", Verdict::Allowed),

@@ -164,9 +164,7 @@ fn no_place(reason: NoPlace) -> Response<Body> {
     let (status, detail) = match reason {
         NoPlace::Draining => (StatusCode::SERVICE_UNAVAILABLE, "The server is about to restart."),
         NoPlace::Total => (StatusCode::SERVICE_UNAVAILABLE, "The server has no place left."),
-        NoPlace::Address => {
-            (StatusCode::TOO_MANY_REQUESTS, "Too many sessions from this address.")
-        }
+        NoPlace::Address => (StatusCode::TOO_MANY_REQUESTS, "Too many sessions from this address."),
         NoPlace::User => (StatusCode::TOO_MANY_REQUESTS, "Too many sessions of this user."),
     };
     let mut response = problem(status, detail);

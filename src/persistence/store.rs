@@ -69,6 +69,12 @@ impl Store {
         self.kind
     }
 
+    /// Whether presence is known in this process alone, so that it may be asked there.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        self.kind != "redis"
+    }
+
     /// Applies the operations in order, each atomically, with one answer each; SQLite in one
     /// transaction. A page may hold a mebibyte: few of them belong in one call.
     ///

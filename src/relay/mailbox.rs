@@ -147,8 +147,14 @@ impl Mailbox {
     /// `session` is unique in this process.
     #[must_use]
     pub fn new(session: u64, limits: MailboxLimits) -> Arc<Self> {
-        let inner =
-            Inner { entries: Vec::new(), messages: 0, bytes: 0, waker: None, state: State::Open, signals: Signals::default() };
+        let inner = Inner {
+            entries: Vec::new(),
+            messages: 0,
+            bytes: 0,
+            waker: None,
+            state: State::Open,
+            signals: Signals::default(),
+        };
         Arc::new(Self { session, limits, inner: Mutex::new(inner) })
     }
 
@@ -366,7 +372,9 @@ mod tests {
             mailbox.push(entry(90)).unwrap();
             assert_eq!(mailbox.push(entry(1)), Err(Gone));
             let mut cx = Context::from_waker(Waker::noop());
-            let Poll::Ready(signals) = mailbox.poll_take(&mut cx, 1, None) else { panic!("pending") };
+            let Poll::Ready(signals) = mailbox.poll_take(&mut cx, 1, None) else {
+                panic!("pending")
+            };
             assert!(signals.overflown);
             assert_eq!(mailbox.close().len(), 2);
             mailbox.event(Event::Tick);

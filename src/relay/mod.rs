@@ -51,7 +51,7 @@ pub enum Settlement {
 /// What is behind the relay.
 #[derive(Debug)]
 pub enum Broker {
-    Embedded(Embedded),
+    Embedded(Box<Embedded>),
     RabbitMq(RabbitMq),
 }
 
@@ -59,7 +59,7 @@ impl Broker {
     /// Publishes to a queue or a topic. Where it says `Pending`, `Event::Done` follows.
     pub fn publish(&self, from: &Arc<Mailbox>, token: Token, message: Arc<Message>) -> Submit {
         match self {
-            Self::Embedded(broker) => broker.publish(from, Some(token), message),
+            Self::Embedded(broker) => broker.publish(from, Some(token), &message),
             Self::RabbitMq(broker) => broker.publish(from, Some(token), message),
         }
     }

@@ -72,11 +72,7 @@ impl Acks {
     }
 
     /// That delivery and all before it of the same subscription (1.2, "ack:client").
-    pub(super) fn take_up_to(
-        &mut self,
-        id: u64,
-        subscription: SubscriptionNumber,
-    ) -> Vec<Unacked> {
+    pub(super) fn take_up_to(&mut self, id: u64, subscription: SubscriptionNumber) -> Vec<Unacked> {
         let ids: Vec<u64> = self
             .open
             .range(..=id)

@@ -17,7 +17,12 @@ pub enum Action {
     /// A frame of the server's own.
     Send(Frame),
     /// A message that was stored, with what only this delivery has.
-    Deliver { head: Vec<u8>, message: Arc<Message>, own_id: bool, after: After },
+    Deliver {
+        head: Vec<u8>,
+        message: Arc<Message>,
+        own_id: bool,
+        after: After,
+    },
     /// A frame that is encoded already.
     Written(Vec<u8>),
     /// Decide who a CONNECT comes from; `Session::authenticated` is the answer.
@@ -25,12 +30,25 @@ pub enum Action {
     /// The session is connected: the wider limits hold now.
     Connected,
     /// To a queue or a topic; `Session::done` is the answer.
-    Publish { token: Token, message: Arc<Message> },
+    Publish {
+        token: Token,
+        message: Arc<Message>,
+    },
     /// To a user; `Session::done` is the answer. `never`: it is not to be kept.
-    SendToUser { token: Token, message: Arc<Message>, never: bool },
+    SendToUser {
+        token: Token,
+        message: Arc<Message>,
+        never: bool,
+    },
     /// `Session::done` is the answer.
-    Subscribe { token: Token, request: SubscribeRequest },
-    Unsubscribe { subscription: SubscriptionNumber, destination: Destination },
+    Subscribe {
+        token: Token,
+        request: SubscribeRequest,
+    },
+    Unsubscribe {
+        subscription: SubscriptionNumber,
+        destination: Destination,
+    },
     Settle {
         subscription: SubscriptionNumber,
         destination: Destination,
@@ -38,8 +56,15 @@ pub enum Action {
         settlement: Settlement,
     },
     /// `Session::done` is the answer.
-    SubscribeUser { token: Token, subscription: SubscriptionNumber, to: UserDestination },
-    UnsubscribeUser { subscription: SubscriptionNumber, to: UserDestination },
+    SubscribeUser {
+        token: Token,
+        subscription: SubscriptionNumber,
+        to: UserDestination,
+    },
+    UnsubscribeUser {
+        subscription: SubscriptionNumber,
+        to: UserDestination,
+    },
     /// The next stored messages, or presence; once everything before it is written.
     Replay {
         subscription: SubscriptionNumber,
@@ -48,9 +73,17 @@ pub enum Action {
         limit: u32,
     },
     /// One page of all stored messages.
-    Page { subscription: SubscriptionNumber, after: UnreadId, limit: u32 },
+    Page {
+        subscription: SubscriptionNumber,
+        after: UnreadId,
+        limit: u32,
+    },
     /// Forget stored messages; where there is a token `Session::done` is the answer.
-    MarkRead { which: Which, request: Bytes, token: Option<Token> },
+    MarkRead {
+        which: Which,
+        request: Bytes,
+        token: Option<Token>,
+    },
     /// Keep messages of the user that a subscription did not acknowledge.
     Restore(Vec<Arc<Message>>),
     /// A line end between frames.
@@ -58,7 +91,10 @@ pub enum Action {
     /// A WebSocket PING.
     Ping,
     /// The connection is over; nothing follows.
-    Close { code: u16, reason: &'static str },
+    Close {
+        code: u16,
+        reason: &'static str,
+    },
 }
 
 /// A MESSAGE about to be written: the head that the machine wrote, then the message's tail.
@@ -75,8 +111,13 @@ pub struct Outgoing {
 pub enum After {
     Nothing,
     /// The kernel took it: `Session::written`.
-    Settle { subscription: SubscriptionNumber, tag: u64 },
+    Settle {
+        subscription: SubscriptionNumber,
+        tag: u64,
+    },
     /// The other side proved to have it: `Session::proven`; else it is kept as unread, unless it
     /// is kept already.
-    Prove { unread_id: Option<UnreadId> },
+    Prove {
+        unread_id: Option<UnreadId>,
+    },
 }

@@ -75,7 +75,7 @@ impl Session {
                     Feed::User { replay: Some(replaying), .. } => replaying.receipt.clone(),
                     _ => None,
                 };
-                let context = self.page_context(number).unwrap_or_else(|| Context {
+                let context = self.page_context(number).unwrap_or(Context {
                     command: Command::Subscribe,
                     destination: None,
                     id: None,
@@ -184,8 +184,7 @@ impl Session {
             let (own_id, after) = match ack {
                 AckMode::Auto => (false, After::Prove { unread_id: Some(id) }),
                 AckMode::Client | AckMode::ClientIndividual => {
-                    let settles =
-                        Settles::User { message: message.clone(), unread_id: Some(id) };
+                    let settles = Settles::User { message: message.clone(), unread_id: Some(id) };
                     let is_cumulative = ack == AckMode::Client;
                     let unacked =
                         Unacked { subscription: number, is_cumulative, settles, since: now };
@@ -206,12 +205,8 @@ impl Session {
 /// The same message, shown at another destination.
 fn shown_as(message: &Message, shown: &str) -> Arc<Message> {
     let destination: Destination = message.destination.clone();
-    let mut copy = Message::new(
-        destination,
-        shown.to_owned(),
-        message.headers.clone(),
-        message.body.clone(),
-    );
+    let mut copy =
+        Message::new(destination, shown.to_owned(), message.headers.clone(), message.body.clone());
     copy.persistent = message.persistent;
     copy.x_id = message.x_id;
     Arc::new(copy)

@@ -516,9 +516,8 @@ impl Driver {
     /// Messages of the user that the other side proved to have.
     fn proven(&mut self, turn: &mut Turn) {
         let proven = self.proofs.take_proven();
-        let read = proven.into_iter().filter_map(|(message, id)| {
-            Some((message.destination.clone(), id?))
-        });
+        let read =
+            proven.into_iter().filter_map(|(message, id)| Some((message.destination.clone(), id?)));
         self.session.proven(read, &mut turn.actions);
         self.perform(turn);
     }
@@ -564,7 +563,11 @@ impl Driver {
         } else {
             self.out.drain(..written);
         }
-        if self.out.is_empty() { self.stalled = None } else { self.stalled.get_or_insert(now); }
+        if self.out.is_empty() {
+            self.stalled = None
+        } else {
+            self.stalled.get_or_insert(now);
+        }
         turn.scratch.clear();
         for Settled { subscription, queue, tag } in self.proofs.written(written as u64) {
             self.session.written(subscription, &queue, tag, &mut turn.actions);

@@ -36,13 +36,7 @@ pub(super) struct Liveness {
 
 impl Liveness {
     pub(super) fn new(wire: Wire, now: Instant) -> Self {
-        Self {
-            wire,
-            agreed: Agreement::default(),
-            heard: now,
-            said: now,
-            pinged: None,
-        }
+        Self { wire, agreed: Agreement::default(), heard: now, said: now, pinged: None }
     }
 
     /// Sets what CONNECT and CONNECTED agreed on.

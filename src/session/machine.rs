@@ -88,10 +88,19 @@ pub(super) struct Context {
 /// What a token stands for.
 #[derive(Debug)]
 pub(super) enum Waiting {
-    Send { context: Context, commit: Option<Token> },
-    Subscribe { context: Context, subscription: SubscriptionNumber },
+    Send {
+        context: Context,
+        commit: Option<Token>,
+    },
+    Subscribe {
+        context: Context,
+        subscription: SubscriptionNumber,
+    },
     /// A COMMIT whose sends are under way.
-    Commit { context: Context, left: usize },
+    Commit {
+        context: Context,
+        left: usize,
+    },
 }
 
 /// One client's session.
@@ -129,7 +138,8 @@ impl Session {
         principal: Option<(Principal, Option<Instant>)>,
         now: Instant,
     ) -> Self {
-        let (principal, expires) = principal.map_or((None, None), |(who, until)| (Some(who), until));
+        let (principal, expires) =
+            principal.map_or((None, None), |(who, until)| (Some(who), until));
         Self {
             settings,
             name: name.into(),
@@ -225,12 +235,7 @@ impl Session {
     }
 
     /// What became of a request.
-    pub fn done(
-        &mut self,
-        token: Token,
-        result: Result<Level, Refusal>,
-        out: &mut Vec<Action>,
-    ) {
+    pub fn done(&mut self, token: Token, result: Result<Level, Refusal>, out: &mut Vec<Action>) {
         let Some(waiting) = self.waiting.remove(&token) else { return };
         match (waiting, result) {
             (Waiting::Send { context, commit: None }, Ok(level)) => {

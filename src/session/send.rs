@@ -102,7 +102,7 @@ impl Session {
         match (self.judge(&frame.headers, frame.body, context.clone()), transaction) {
             (Ok(sending), None) => self.perform(sending, None, out),
             (Ok(sending), Some(name)) => {
-                self.add_step(&name, Step::Send(sending), size, &context, out);
+                self.add_step(&name, Step::Send(Box::new(sending)), size, &context, out);
                 self.receipt(context.receipt, None, out);
             }
             (Err(refusal), transaction) => {
@@ -116,13 +116,9 @@ impl Session {
     }
 
     /// Decides on a SEND when it arrives, in a transaction or not.
-    fn judge(
-        &self,
-        headers: &Headers,
-        body: Bytes,
-        context: Context,
-    ) -> Result<Sending, Refusal> {
+    fn judge(&self, headers: &Headers, body: Bytes, context: Context) -> Result<Sending, Refusal> {
         let text = context.destination.as_deref().unwrap_or_default();
+        let body = detached(body);
         let destination = Destination::for_send(text).map_err(|error| refusal_of(&error))?;
         self.may(RuleFrame::Send, &destination, text)?;
         for name in SHORT {
@@ -150,8 +146,12 @@ impl Session {
                 Target::User { message, never: headers.get("x-unread") == Some("never") }
             }
             Destination::Queue(_) | Destination::Topic(_) => {
-                let mut message =
-                    Message::new(destination, text.to_owned(), passing(headers), body);
+                // A topic is shown as its sender wrote it, a queue by its one name.
+                let shown = match &destination {
+                    Destination::Queue(_) => destination.to_string(),
+                    _ => text.to_owned(),
+                };
+                let mut message = Message::new(destination, shown, passing(headers), body);
                 message.persistent = headers.get("persistent") == Some("true");
                 message.x_id = self.settings.x_ids.then(Ulid::generate);
                 Target::Broker(message)
@@ -183,8 +183,7 @@ impl Session {
 
     fn perform(&mut self, sending: Sending, commit: Option<Token>, out: &mut Vec<Action>) {
         let Sending { target, context } = sending;
-        let context =
-            if commit.is_some() { Context { receipt: None, ..context } } else { context };
+        let context = if commit.is_some() { Context { receipt: None, ..context } } else { context };
         let token = self.wait(Waiting::Send { context, commit });
         out.push(match target {
             Target::Broker(message) => Action::Publish { token, message: Arc::new(message) },
@@ -212,13 +211,7 @@ impl Session {
         }
     }
 
-    fn refuse_full(
-        &mut self,
-        full: &Full,
-        name: &str,
-        context: &Context,
-        out: &mut Vec<Action>,
-    ) {
+    fn refuse_full(&mut self, full: &Full, name: &str, context: &Context, out: &mut Vec<Action>) {
         let limits = &self.settings.limits;
         let body = match full {
             Full::Transactions => {
@@ -266,11 +259,11 @@ impl Session {
             Some(Ok(steps)) => {
                 let sends = steps.iter().filter(|step| matches!(step, Step::Send(_))).count();
                 let receipt = context.receipt.clone();
-                let commit = (sends > 0)
-                    .then(|| self.wait(Waiting::Commit { context, left: sends }));
+                let commit =
+                    (sends > 0).then(|| self.wait(Waiting::Commit { context, left: sends }));
                 for step in steps {
                     match step {
-                        Step::Send(sending) => self.perform(sending, commit, out),
+                        Step::Send(sending) => self.perform(*sending, commit, out),
                         Step::Settle { id, settlement } => self.settle(id, settlement, out),
                     }
                 }
@@ -304,10 +297,7 @@ fn bad_transaction(name: &str) -> Violation {
     Violation::new("Bad transaction", format!("Invalid transaction identifier: \"{name}\"\n"))
 }
 
-fn transaction_frame(
-    command: Command,
-    headers: &Headers,
-) -> Result<(String, Context), Violation> {
+fn transaction_frame(command: Command, headers: &Headers) -> Result<(String, Context), Violation> {
     let Some(name) = headers.get("transaction") else {
         return Err(Violation::new(
             "Missing transaction",
@@ -321,6 +311,13 @@ fn transaction_frame(
         receipt: headers.get("receipt").map(str::to_owned),
     };
     Ok((name.to_owned(), context))
+}
+
+/// A small body is copied, so that a message that waits does not hold the whole buffer that was
+/// read with it.
+fn detached(body: Bytes) -> Bytes {
+    const SMALL: usize = 16 * 1024;
+    if body.len() < SMALL { Bytes::copy_from_slice(&body) } else { body }
 }
 
 /// What stays of a SEND's headers in its MESSAGE.
@@ -339,9 +336,7 @@ fn passing(headers: &Headers) -> Headers {
 pub(super) fn refusal_of(error: &DestinationError) -> Refusal {
     let kind = match error {
         DestinationError::TooLong { .. } => RefusalKind::Limit,
-        DestinationError::Reserved { .. } | DestinationError::NotOwn { .. } => {
-            RefusalKind::Denied
-        }
+        DestinationError::Reserved { .. } | DestinationError::NotOwn { .. } => RefusalKind::Denied,
         DestinationError::Blank
         | DestinationError::Control
         | DestinationError::Unknown { .. }

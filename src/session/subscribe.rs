@@ -57,7 +57,8 @@ impl Session {
             id: id.map(str::to_owned),
             receipt: headers.get("receipt").map(str::to_owned),
         };
-        match self.judge_subscribe(text) {
+        let judged = supported(headers).and_then(|()| self.judge_subscribe(text));
+        match judged {
             Ok(destination) => {
                 self.open(&destination, ack, prefetch, headers, context, out);
             }
@@ -94,9 +95,8 @@ impl Session {
         let text = context.destination.clone().unwrap_or_default();
         let id = context.id.clone();
         let version = self.version;
-        let mut add = |feed| {
-            self.subscriptions.add(id.as_deref(), &text, feed, ack, version).number
-        };
+        let mut add =
+            |feed| self.subscriptions.add(id.as_deref(), &text, feed, ack, version).number;
         match destination {
             Destination::App(key) if &**key == "unread" => {
                 let subscription = add(Feed::Page);
@@ -125,7 +125,8 @@ impl Session {
                 let token = self.wait(Waiting::Subscribe { context, subscription });
                 let destination = destination.clone();
                 let headers = headers.clone();
-                let request = SubscribeRequest { subscription, destination, ack, prefetch, headers };
+                let request =
+                    SubscribeRequest { subscription, destination, ack, prefetch, headers };
                 out.push(Action::Subscribe { token, request });
             }
         }
@@ -237,9 +238,7 @@ impl Session {
             return Some(Outgoing { message, own_id: false, after });
         }
         let settles = match source {
-            Some(Source::Queue { tag }) => {
-                Settles::Tag { tag, queue: message.destination.clone() }
-            }
+            Some(Source::Queue { tag }) => Settles::Tag { tag, queue: message.destination.clone() },
             Some(Source::User { unread_id }) => {
                 Settles::User { message: message.clone(), unread_id }
             }
@@ -252,12 +251,7 @@ impl Session {
     }
 
     /// Enters a delivery into the ledger and writes its ids into the head.
-    pub(super) fn unacked(
-        &mut self,
-        unacked: Unacked,
-        head: &mut Vec<u8>,
-        out: &mut Vec<Action>,
-    ) {
+    pub(super) fn unacked(&mut self, unacked: Unacked, head: &mut Vec<u8>, out: &mut Vec<Action>) {
         let id = self.acks.add(unacked);
         let id = format!("{}-{id}", self.name);
         let mut header = |name| encode_header(head, name, &id, Command::Message, self.version);
@@ -411,34 +405,34 @@ fn settle_taken(
     settlement: Settlement,
     out: &mut Vec<Action>,
 ) {
-        let mut tags = Vec::new();
-        let mut queue = None;
-        let mut read = Vec::new();
-        let mut kept = Vec::new();
-        for Unacked { settles, .. } in taken {
-            match (settles, settlement) {
-                (Settles::Tag { tag, queue: of }, _) => {
-                    tags.push(tag);
-                    queue = Some(of);
-                }
-                (Settles::User { unread_id: Some(id), .. }, Settlement::Ack) => read.push(id),
-                (
-                    Settles::User { message, unread_id: None },
-                    Settlement::Requeue | Settlement::Discard,
-                ) => kept.push(message),
-                (Settles::User { .. } | Settles::Nothing, _) => {}
+    let mut tags = Vec::new();
+    let mut queue = None;
+    let mut read = Vec::new();
+    let mut kept = Vec::new();
+    for Unacked { settles, .. } in taken {
+        match (settles, settlement) {
+            (Settles::Tag { tag, queue: of }, _) => {
+                tags.push(tag);
+                queue = Some(of);
             }
-        }
-        if let Some(destination) = queue {
-            out.push(Action::Settle { subscription: number, destination, tags, settlement });
-        }
-        if !read.is_empty() {
-            out.push(read_action(read));
-        }
-        if !kept.is_empty() {
-            out.push(Action::Restore(kept));
+            (Settles::User { unread_id: Some(id), .. }, Settlement::Ack) => read.push(id),
+            (
+                Settles::User { message, unread_id: None },
+                Settlement::Requeue | Settlement::Discard,
+            ) => kept.push(message),
+            (Settles::User { .. } | Settles::Nothing, _) => {}
         }
     }
+    if let Some(destination) = queue {
+        out.push(Action::Settle { subscription: number, destination, tags, settlement });
+    }
+    if !read.is_empty() {
+        out.push(read_action(read));
+    }
+    if !kept.is_empty() {
+        out.push(Action::Restore(kept));
+    }
+}
 
 /// What a session leaves behind.
 #[derive(Debug, Default)]
@@ -452,13 +446,34 @@ pub(super) fn begin_head(head: &mut Vec<u8>, subscription: &Subscription, redeli
     head.clear();
     head.extend_from_slice(b"MESSAGE\n");
     head.extend_from_slice(&subscription.line);
-    head.extend_from_slice(if redelivered { b"redelivered:true\n" } else { b"redelivered:false\n" });
+    head.extend_from_slice(if redelivered {
+        b"redelivered:true\n"
+    } else {
+        b"redelivered:false\n"
+    });
 }
 
 fn read_action(ids: Vec<UnreadId>) -> Action {
     let shown: Vec<String> = ids.iter().map(UnreadId::to_string).collect();
     let request = serde_json::json!({ "ids": shown }).to_string().into();
     Action::MarkRead { which: crate::persistence::Which::Ids(ids), request, token: None }
+}
+
+/// What RabbitMQ's plugin would make a queue of its own for. Taken for a plain subscription it
+/// would lose messages in silence.
+fn supported(headers: &Headers) -> Result<(), Refusal> {
+    const QUEUE_HEADERS: [&str; 4] = ["durable", "persistent", "auto-delete", "exclusive"];
+    let asks = |name: &str, value: &str| {
+        QUEUE_HEADERS.contains(&name) && value == "true" || name == "x-queue-name"
+    };
+    match headers.iter().find(|(name, value)| asks(name, value)) {
+        Some((name, _)) => Err(Refusal::new(
+            RefusalKind::UnknownDestination,
+            "Unsupported subscription",
+            format!("'{name}': this server has no subscriptions with a queue of their own yet\n"),
+        )),
+        None => Ok(()),
+    }
 }
 
 fn ack_mode(headers: &Headers) -> Result<AckMode, Violation> {

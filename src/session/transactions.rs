@@ -8,9 +8,12 @@ use super::send::Sending;
 /// Something a COMMIT does.
 #[derive(Debug)]
 pub(super) enum Step {
-    Send(Sending),
+    Send(Box<Sending>),
     /// ACK or NACK of a delivery.
-    Settle { id: u64, settlement: crate::relay::Settlement },
+    Settle {
+        id: u64,
+        settlement: crate::relay::Settlement,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -79,8 +82,7 @@ impl Transactions {
     /// A frame of the transaction was refused: nothing of it will be done.
     pub(super) fn refuse(&mut self, name: &str, refusal: &crate::relay::error::Refusal) {
         if let Some(transaction) = self.open.get_mut(name) {
-            *transaction =
-                Transaction { refused: Some(refusal.clone()), ..Transaction::default() };
+            *transaction = Transaction { refused: Some(refusal.clone()), ..Transaction::default() };
         }
     }
 

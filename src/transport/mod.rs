@@ -96,9 +96,7 @@ impl Transport {
     /// Where they break RFC 6455.
     pub fn incoming(&mut self, bytes: &mut BytesMut) -> Result<Option<Incoming>, WsError> {
         match &mut self.framing {
-            Framing::Tcp => {
-                Ok((!bytes.is_empty()).then(|| Incoming::Data(bytes.split().freeze())))
-            }
+            Framing::Tcp => Ok((!bytes.is_empty()).then(|| Incoming::Data(bytes.split().freeze()))),
             Framing::WebSocket(reader) => Ok(reader.next(bytes)?.map(|event| match event {
                 WsEvent::Data(data) => Incoming::Data(data),
                 WsEvent::Ping(payload) => Incoming::Ping(payload),

@@ -35,5 +35,9 @@ pub fn unacknowledged(stream: &TcpStream) -> io::Result<u64> {
     // SAFETY: the descriptor is open as long as `stream` lives, and TIOCOUTQ (the same number as
     // SIOCOUTQ) writes one c_int to the pointer, which is valid for the call.
     let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
-    if result == 0 { Ok(u64::try_from(count).unwrap_or(0)) } else { Err(io::Error::last_os_error()) }
+    if result == 0 {
+        Ok(u64::try_from(count).unwrap_or(0))
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }

@@ -64,8 +64,13 @@ impl Users {
     #[must_use]
     pub fn start(store: Store, rules: Rules, waiting: Waiting) -> Self {
         let is_local = store.is_local();
-        let shared =
-            Arc::new(Shared { registry: Registry::new(), line: Line::new(waiting), rules, is_local, is_away: AtomicBool::new(false) });
+        let shared = Arc::new(Shared {
+            registry: Registry::new(),
+            line: Line::new(waiting),
+            rules,
+            is_local,
+            is_away: AtomicBool::new(false),
+        });
         tokio::spawn(pump::run(shared.clone(), store));
         Self { shared }
     }
@@ -177,12 +182,7 @@ impl Users {
                 limit,
                 session: mailbox.session(),
             },
-            Then::Register {
-                mailbox: mailbox.clone(),
-                subscription,
-                to: to.clone(),
-                token: None,
-            },
+            Then::Register { mailbox: mailbox.clone(), subscription, to: to.clone(), token: None },
         );
     }
 
@@ -250,8 +250,8 @@ impl Users {
         request: Bytes,
         answer: Option<(&Arc<Mailbox>, Token)>,
     ) {
-        let answer = answer
-            .map(|(mailbox, token)| Answer::Session { mailbox: mailbox.clone(), token });
+        let answer =
+            answer.map(|(mailbox, token)| Answer::Session { mailbox: mailbox.clone(), token });
         self.submit(
             user,
             Op::MarkRead { user: user.clone(), which },

@@ -33,7 +33,10 @@ pub(super) struct Job {
 /// Who waits for a result.
 #[derive(Debug)]
 pub(super) enum Answer {
-    Session { mailbox: Arc<Mailbox>, token: Token },
+    Session {
+        mailbox: Arc<Mailbox>,
+        token: Token,
+    },
     /// Is told how many messages are left.
     Caller(oneshot::Sender<Result<u64, Refusal>>),
 }
@@ -41,7 +44,10 @@ pub(super) enum Answer {
 #[derive(Debug)]
 pub(super) enum Then {
     /// After an append; `live`: it is to be pushed to who is there.
-    Deliver { answer: Option<Answer>, live: bool },
+    Deliver {
+        answer: Option<Answer>,
+        live: bool,
+    },
     /// After a registration, or a page instead of it.
     Register {
         mailbox: Arc<Mailbox>,
@@ -49,9 +55,15 @@ pub(super) enum Then {
         to: UserDestination,
         token: Option<Token>,
     },
-    Page { mailbox: Arc<Mailbox>, subscription: SubscriptionNumber },
+    Page {
+        mailbox: Arc<Mailbox>,
+        subscription: SubscriptionNumber,
+    },
     Fetch(oneshot::Sender<Result<Page, Refusal>>),
-    Read { request: Bytes, answer: Option<Answer> },
+    Read {
+        request: Bytes,
+        answer: Option<Answer>,
+    },
     Nothing,
 }
 
@@ -90,12 +102,7 @@ pub(super) fn away() -> Refusal {
 
 impl Line {
     pub(super) fn new(waiting: Waiting) -> Self {
-        Self {
-            waiting,
-            state: Mutex::default(),
-            filled: Notify::new(),
-            emptied: Notify::new(),
-        }
+        Self { waiting, state: Mutex::default(), filled: Notify::new(), emptied: Notify::new() }
     }
 
     pub(super) fn put(&self, job: Job) {
@@ -275,8 +282,7 @@ fn finish(shared: &Shared, job: Job, outcome: Outcome) {
             let Op::Append { message, keep } = job.op else { return };
             let Destination::User(to) = &message.destination else { return };
             let taken = if live && present { users.push(to, &message, unread_id) } else { 0 };
-            if live && unread_id.is_none() && present && taken == 0 && keep == Keep::IfAbsent
-            {
+            if live && unread_id.is_none() && present && taken == 0 && keep == Keep::IfAbsent {
                 // Whoever was there has gone between the step and its effect.
                 users.begin(&user);
                 let op = Op::Append { message, keep: Keep::Always };

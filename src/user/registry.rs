@@ -39,10 +39,7 @@ struct Present {
 
 impl Registry {
     pub(super) fn new() -> Self {
-        Self {
-            hasher: RandomState::new(),
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-        }
+        Self { hasher: RandomState::new(), shards: (0..SHARDS).map(|_| Mutex::default()).collect() }
     }
 
     /// The shard of that user. What is put into the line for a user is put there under this
@@ -85,8 +82,7 @@ impl Users {
         if mailbox.is_closed() {
             return;
         }
-        let present =
-            Present { target: to.target.clone(), mailbox: mailbox.clone(), subscription };
+        let present = Present { target: to.target.clone(), mailbox: mailbox.clone(), subscription };
         self.users.entry(to.user.clone()).or_default().present.push(present);
     }
 
@@ -137,10 +133,8 @@ impl Users {
         let message = message();
         for Present { mailbox, subscription, .. } in present {
             // A session that is gone needs no notice.
-            let _ = mailbox.push(Entry::Shared {
-                message: message.clone(),
-                subscription: *subscription,
-            });
+            let _ = mailbox
+                .push(Entry::Shared { message: message.clone(), subscription: *subscription });
         }
     }
 

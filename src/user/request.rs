@@ -36,13 +36,12 @@ impl ReadRequest {
             let key: String = key.chars().take(64).collect();
             return Err(format!("{SHAPE}; {key:?} is not known\n"));
         }
-        let (which, request) =
-            match (object.get("ids"), object.get("upTo"), object.get("all")) {
-                (Some(ids), None, None) => ids_of(ids)?,
-                (None, Some(id), None) => up_to(id, object.get("destination"), user)?,
-                (None, None, Some(Value::Bool(true))) => (Which::All, json!({ "all": true })),
-                _ => return Err(format!("{SHAPE}\n")),
-            };
+        let (which, request) = match (object.get("ids"), object.get("upTo"), object.get("all")) {
+            (Some(ids), None, None) => ids_of(ids)?,
+            (None, Some(id), None) => up_to(id, object.get("destination"), user)?,
+            (None, None, Some(Value::Bool(true))) => (Which::All, json!({ "all": true })),
+            _ => return Err(format!("{SHAPE}\n")),
+        };
         Ok(Self { which, request: Bytes::from(request.to_string()) })
     }
 }

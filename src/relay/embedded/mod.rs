@@ -65,12 +65,12 @@ impl Embedded {
         &self,
         from: &Arc<Mailbox>,
         token: Option<Token>,
-        message: Arc<Message>,
+        message: &Arc<Message>,
     ) -> Submit {
         match &message.destination {
             Destination::Queue(name) => self.enqueue(name, message.clone(), Some((from, token))),
             Destination::Topic(topic) => {
-                self.topics.publish(topic.key(), &message);
+                self.topics.publish(topic.key(), message);
                 Submit::Done(Level::Memory)
             }
             Destination::User(_) | Destination::App(_) => Submit::Refused(no_place()),

@@ -219,7 +219,8 @@ mod tests {
     /// Tags and redelivered flags of what lies in a mailbox.
     fn taken(mailbox: &Mailbox) -> Vec<(u64, bool)> {
         let mut entries = Vec::new();
-        let _ = mailbox.poll_take(&mut Context::from_waker(Waker::noop()), 1 << 20, Some(&mut entries));
+        let _ =
+            mailbox.poll_take(&mut Context::from_waker(Waker::noop()), 1 << 20, Some(&mut entries));
         entries
             .iter()
             .map(|entry| match entry {

@@ -479,7 +479,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(400))]
+        #![proptest_config(ProptestConfig::with_cases(256))]
         /// Four words each: a topic that tells the two apart has at most seven words.
         #[test]
         fn contains_and_overlaps_agree_with_trying_all_topics(

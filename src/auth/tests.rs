@@ -55,12 +55,18 @@ fn refused(user: &str) -> AuthError {
     AuthError::refused(user)
 }
 
+/// Names and values of headers.
+type Pairs<'a> = Vec<(&'a str, &'a str)>;
+/// Address, headers, who it is.
+type Case<'a> = (&'a str, Pairs<'a>, Result<Option<&'a str>, AuthError>);
+
 const BOTH: &[LinkKind] = &[LinkKind::Jwt, LinkKind::Users];
 
 #[tokio::test]
 async fn handshake() {
     let (alice, bob) = (token("alice"), token("bob"));
     let bearer = format!("Bearer {alice}");
+    let mixed = bearer.replace("Bearer", "bEARER");
     let protocol = format!("v12.stomp, bearer.{alice}");
     let cookie = |token: &str| format!("a=b; sid={token}; c=d");
     let (own, other) = (cookie(&alice), cookie(&bob));
@@ -68,10 +74,10 @@ async fn handshake() {
     let (right, wrong) = (basic("alice:alice"), basic("alice:bob"));
     let long = basic(&format!("alice:{}", "x".repeat(64 * 1024)));
     let tampered = format!("{bearer}x");
-    let cases: Vec<(&str, Vec<(&str, &str)>, Result<Option<&str>, AuthError>)> = vec![
+    let cases: Vec<Case<'_>> = vec![
         ("/ws", vec![], Ok(None)),
         ("/ws", vec![("authorization", &bearer)], Ok(Some("alice"))),
-        ("/ws", vec![("authorization", &bearer.replace("Bearer", "bEARER"))], Ok(Some("alice"))),
+        ("/ws", vec![("authorization", &mixed)], Ok(Some("alice"))),
         ("/ws", vec![("authorization", "Bearer x")], Err(refused(""))),
         ("/ws", vec![("authorization", "Bearer ")], Ok(None)),
         ("/ws", vec![("authorization", &tampered)], Err(refused(""))),
@@ -134,7 +140,7 @@ async fn what_is_not_configured_is_no_credential() {
 async fn connect() {
     let token = token("alice");
     let bearer = format!("Bearer {token}");
-    let cases: Vec<(Vec<(&str, &str)>, Result<&str, AuthError>)> = vec![
+    let cases: Vec<(Pairs<'_>, Result<&str, AuthError>)> = vec![
         (vec![], Err(AuthError::Missing)),
         (vec![("login", "alice")], Err(AuthError::Missing)),
         (vec![("passcode", "alice")], Err(AuthError::Missing)),

@@ -292,10 +292,12 @@ impl Settings {
             let line = Place::Line(line_of(text, element.span().start));
             self.places.insert(name.clone(), line);
             self.lengths.insert(list.to_owned(), index + 1);
-            match element.get_ref() {
-                DeValue::Table(inner) => self.walk(text, inner, &name),
-                _ => self.mistake(&name, format!("is a list of tables: [[{list}]]")),
-            }
+            let DeValue::Table(inner) = element.get_ref() else {
+                // Without a length nothing of the list is read.
+                self.lengths.remove(list);
+                return self.mistake(&name, format!("is a list of tables: [[{list}]]"));
+            };
+            self.walk(text, inner, &name);
         }
     }
 

@@ -86,7 +86,7 @@ fn scaled(digits: &str, factor: Option<u64>) -> Option<u64> {
 fn show(number: u64, units: &[(&str, u64)]) -> Option<String> {
     units
         .iter()
-        .find(|(_, factor)| number >= *factor && number % factor == 0)
+        .find(|(_, factor)| number >= *factor && number.is_multiple_of(*factor))
         .map(|(name, factor)| format!("{}{name}", number / factor))
 }
 

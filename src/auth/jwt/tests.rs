@@ -243,7 +243,7 @@ fn rsa_pems() -> (String, String) {
 
 fn ec_pems() -> (String, String) {
     let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
-    let private = AsDer::<Pkcs8V1Der<'_>>::as_der(&pair).unwrap();
+    let private = pair.to_pkcs8v1().unwrap();
     let public = AsDer::<PublicKeyX509Der<'_>>::as_der(pair.public_key()).unwrap();
     (pem("PRIVATE KEY", private.as_ref()), pem("PUBLIC KEY", public.as_ref()))
 }

@@ -624,7 +624,7 @@ pub(crate) async fn odd_names_stay_apart(ground: &Ground) {
 pub(crate) async fn many_runs_are_merged(ground: &Ground) {
     const N: u64 = 10_500;
     let store = ground.open(Caps { messages: 2, ..WIDE }).await;
-    for chunk in (0..N).collect::<Vec<_>>().chunks(500) {
+    for chunk in (0..N).collect::<Vec<_>>().chunks(100) {
         let ops = chunk.iter().map(|at| keep("a", if at % 2 == 0 { "queue/x" } else { "queue/y" }));
         store.apply_at(T, ops.collect()).await.unwrap();
     }

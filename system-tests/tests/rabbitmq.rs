@@ -1,5 +1,7 @@
 //! The relay's RabbitMQ side against a real RabbitMQ.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in tests a panic is how to fail")]
+
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::sync::Arc;

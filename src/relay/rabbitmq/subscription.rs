@@ -394,7 +394,8 @@ mod tests {
     #[test]
     fn one_ack_where_one_is_enough() {
         // Deliveries 1 to 5 are out; RabbitMQ's tags are ten times ours.
-        let cases: [(&[u64], &[(u64, bool)]); 8] = [
+        type Case<'a> = (&'a [u64], &'a [(u64, bool)]);
+        let cases: [Case<'_>; 8] = [
             (&[], &[]),
             (&[1], &[(10, false)]),
             (&[1, 2, 3], &[(30, true)]),

@@ -312,10 +312,11 @@ impl Keeper {
         Self { shared: shared.clone(), current, worn, stop }
     }
 
-    /// The connection, waiting until it is there. `None` at the end.
+    /// The connection, waiting until it is there and fit for new channels. `None` at the end.
     pub(super) async fn link(&self) -> Option<Arc<Link>> {
         let mut current = self.current.clone();
-        let alive = |link: &Option<Arc<Link>>| link.as_ref().is_some_and(|link| link.is_alive());
+        let fit = |link: &Link| link.is_alive() && !link.is_worn();
+        let alive = |link: &Option<Arc<Link>>| link.as_deref().is_some_and(fit);
         tokio::select! {
             () = self.stop.cancelled() => None,
             link = current.wait_for(alive) => link.ok().and_then(|link| link.clone()),

@@ -132,6 +132,16 @@ impl RabbitMqServer {
         self.end("-KILL");
     }
 
+    /// Stops it from running without ending it: connections stay, and nothing answers.
+    pub fn freeze(&self) {
+        self.signal("-STOP");
+    }
+
+    /// Lets it run again.
+    pub fn thaw(&self) {
+        self.signal("-CONT");
+    }
+
     /// Runs `rabbitmqctl`, quiet, and gives its output.
     ///
     /// # Errors
@@ -217,6 +227,12 @@ impl RabbitMqServer {
         [self.amqp_port, self.stomp_port, self.web_stomp_port]
             .into_iter()
             .all(|port| TcpStream::connect_timeout(&loopback(port), Duration::from_secs(1)).is_ok())
+    }
+
+    fn signal(&self, signal: &str) {
+        if let Some(server) = &self.processes().server {
+            kill(&[signal, "--", &format!("-{}", server.id())]);
+        }
     }
 
     fn end(&self, signal: &str) {

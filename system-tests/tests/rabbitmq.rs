@@ -814,3 +814,64 @@ async fn an_outage_that_lasts() {
     assert_eq!(session.send("/queue/lasts", "after").await, Ok(Level::Confirmed));
     broker.shutdown(Duration::from_secs(5)).await;
 }
+
+/// Nothing says that a frozen peer is gone but its missing heart-beats.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_freezes() {
+    let server = RabbitMqServer::new().unwrap();
+    let broker = start(&server, "frozen").await;
+    let mut session = Session::new(&broker, 1);
+    session.subscribe(1, "/queue/frozen", AckMode::Auto, 100).await;
+    session.send("/queue/frozen", "before").await.unwrap();
+    assert_eq!(session.body().await, "before");
+    server.freeze();
+    let began = Instant::now();
+    let tokens: Vec<_> = (0..50)
+        .map(|number| session.publish(message("/queue/frozen", &[], &number.to_string())))
+        .collect();
+    until("it is noticed", || !broker.ready()).await;
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    server.thaw();
+    for token in tokens {
+        assert_eq!(session.done(token).await, Ok(Level::Confirmed));
+    }
+    let mut next = 0;
+    while next < 50 {
+        let got = session.message().await;
+        session.settle(&got, Settlement::Ack);
+        let number: u64 = got.body().parse().unwrap();
+        if number == next {
+            next += 1;
+        } else {
+            assert!(number < next && got.redelivered, "{number} after {next}");
+        }
+    }
+    broker.shutdown(Duration::from_secs(5)).await;
+}
+
+/// RabbitMQ short of memory stops those who publish. Those who consume are on other connections.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_short_of_memory() {
+    let server = RabbitMqServer::new().unwrap();
+    let broker = start(&server, "alarm").await;
+    let mut session = Session::new(&broker, 1);
+    for body in ["a", "b"] {
+        session.send("/queue/alarm", body).await.unwrap();
+    }
+    server.ctl(&["set_vm_memory_high_watermark", "absolute", "1MB"]).unwrap();
+    let tokens: Vec<_> =
+        (0..20).map(|_| session.publish(message("/queue/alarm.late", &[], "x"))).collect();
+    until("publishing is blocked", || {
+        let list = server.ctl(&["list_connections", "--no-table-headers", "state"]).unwrap();
+        list.lines().any(|state| state == "blocked")
+    })
+    .await;
+    session.subscribe(1, "/queue/alarm", AckMode::Auto, 1).await;
+    assert_eq!((session.body().await, session.body().await), ("a".into(), "b".into()));
+    server.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]).unwrap();
+    for token in tokens {
+        assert_eq!(session.done(token).await, Ok(Level::Confirmed));
+    }
+    assert_eq!(broker.snapshot().republished, 0);
+    broker.shutdown(Duration::from_secs(5)).await;
+}

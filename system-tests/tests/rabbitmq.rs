@@ -33,6 +33,10 @@ fn config(server: &RabbitMqServer, node_id: &str) -> Config {
 }
 
 async fn start(server: &RabbitMqServer, node_id: &str) -> Arc<RabbitMq> {
+    // Shown with a test that fails.
+    drop(
+        tracing_subscriber::fmt().with_env_filter("info,lapin=error").with_test_writer().try_init(),
+    );
     Arc::new(RabbitMq::start(config(server, node_id)).await.unwrap())
 }
 

@@ -183,12 +183,30 @@ impl Link {
         Arc::new(Self { connection, closed_channels: AtomicU32::new(0), lost, reason })
     }
 
+    /// Waits for an answer, and not for ever where the connection is lost: lapin does not end
+    /// every request then. Only with the connection may a request be dropped half-way.
+    pub(super) async fn answer<T>(
+        &self,
+        request: impl Future<Output = lapin::Result<T>>,
+    ) -> lapin::Result<T> {
+        const GRACE: Duration = Duration::from_secs(1);
+        let lost = async {
+            self.lost().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            result = request => result,
+            () = lost => Err(lapin::ErrorKind::MissingHeartbeatError.into()),
+        }
+    }
+
     /// A new channel.
     pub(super) async fn open_channel(&self) -> lapin::Result<Channel> {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.connection.create_channel().await {
+            match self.answer(self.connection.create_channel()).await {
                 Err(_) if tries < CHANNEL_TRIES && self.is_alive() => {}
                 result => return result,
             }

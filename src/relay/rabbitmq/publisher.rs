@@ -174,7 +174,7 @@ async fn run_lane(publisher: Arc<Publisher>, number: usize) {
 
 async fn open(link: &Link) -> lapin::Result<Channel> {
     let channel = link.open_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    link.answer(channel.confirm_select(ConfirmSelectOptions::default())).await?;
     Ok(channel)
 }
 

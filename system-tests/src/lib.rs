@@ -1,5 +1,6 @@
-//! Tests of the relay against real servers; run by `make test`.
+//! What the tests against real servers share; run by `make test`.
 
+pub mod rabbitmq;
 #[cfg(test)]
 mod redis_store;
 #[cfg(test)]

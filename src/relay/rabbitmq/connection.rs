@@ -183,12 +183,30 @@ impl Link {
         Arc::new(Self { connection, closed_channels: AtomicU32::new(0), lost, reason })
     }
 
+    /// Waits for an answer, and not for ever where the connection is lost: lapin does not end
+    /// every request then. Only with the connection may a request be dropped half-way.
+    pub(super) async fn answer<T>(
+        &self,
+        request: impl Future<Output = lapin::Result<T>>,
+    ) -> lapin::Result<T> {
+        const GRACE: Duration = Duration::from_secs(1);
+        let lost = async {
+            self.lost().await;
+            tokio::time::sleep(GRACE).await;
+        };
+        tokio::select! {
+            biased;
+            result = request => result,
+            () = lost => Err(lapin::ErrorKind::MissingHeartbeatError.into()),
+        }
+    }
+
     /// A new channel.
     pub(super) async fn open_channel(&self) -> lapin::Result<Channel> {
         let mut tries = 0;
         loop {
             tries += 1;
-            match self.connection.create_channel().await {
+            match self.answer(self.connection.create_channel()).await {
                 Err(_) if tries < CHANNEL_TRIES && self.is_alive() => {}
                 result => return result,
             }
@@ -312,10 +330,11 @@ impl Keeper {
         Self { shared: shared.clone(), current, worn, stop }
     }
 
-    /// The connection, waiting until it is there. `None` at the end.
+    /// The connection, waiting until it is there and fit for new channels. `None` at the end.
     pub(super) async fn link(&self) -> Option<Arc<Link>> {
         let mut current = self.current.clone();
-        let alive = |link: &Option<Arc<Link>>| link.as_ref().is_some_and(|link| link.is_alive());
+        let fit = |link: &Link| link.is_alive() && !link.is_worn();
+        let alive = |link: &Option<Arc<Link>>| link.as_deref().is_some_and(fit);
         tokio::select! {
             () = self.stop.cancelled() => None,
             link = current.wait_for(alive) => link.ok().and_then(|link| link.clone()),

@@ -324,10 +324,10 @@ fn defaults() {
     assert_eq!(config.endpoints[0].auth, EndpointAuth::Connect);
     let errors = config.errors;
     for kind in [errors.denied, errors.unknown_destination, errors.unroutable, errors.limit] {
-        assert_eq!(kind, ErrorAnswer::Close);
+        assert_eq!(kind, OnError::Close);
     }
     for kind in [errors.outage, errors.store, errors.cancelled] {
-        assert_eq!(kind, ErrorAnswer::Message);
+        assert_eq!(kind, OnError::Message);
     }
     let limits = config.limits;
     assert_eq!((limits.frame_bytes, limits.websocket_message_bytes), (262_144, 262_144));
@@ -356,8 +356,8 @@ fn what_follows_from_other_keys() {
     let origins = "[[endpoint]]\npath = \"/a\"\nallowed_origins = \"HTTPS://App.Example:443/\"";
     assert_eq!(config(origins).endpoints[0].allowed_origins, ["https://app.example"]);
     let outline = config("[[unread]]\ndestination = \"/user/queue/**\"\nreplay = \"always\"");
-    assert_eq!(outline.unread[0].replay, UnreadReplay::Always);
-    assert_eq!(outline.unread[0].store, UnreadStore::Absent);
+    assert_eq!(outline.unread[0].replay, crate::user::Replay::Always);
+    assert_eq!(outline.unread[0].store, crate::user::Storing::Absent);
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub enum Fault {
         sequence: Excerpt,
         version: Version,
     },
-    /// Not 1 to 10 digits.
+    /// Not a number.
     ContentLength {
         value: Excerpt,
     },
@@ -192,10 +192,9 @@ impl DecodeError {
                     version.name()
                 ),
             ),
-            Fault::ContentLength { value } => (
-                "Bad content-length",
-                format!("content-length is 1 to 10 digits, not \"{value}\"\n"),
-            ),
+            Fault::ContentLength { value } => {
+                ("Bad content-length", format!("content-length is digits only, not \"{value}\"\n"))
+            }
             Fault::ContentLengthsDiffer { first, second } => (
                 "Bad content-length",
                 format!("The frame has two content-lengths, {first} and {second}\n"),

@@ -69,7 +69,7 @@ fn parse_text(
         }
         let (name, value) = decoded(name, value, version, escapes)?;
         if name == "content-length" {
-            let length = parse_length(&value)?;
+            let length = parse_length(&value, limits)?;
             // The first of two headers counts (1.2, "Repeated Header Entries"), but where two
             // lengths differ, somebody on the way may have read another frame than this one.
             let first = *content_length.get_or_insert(length);
@@ -123,13 +123,14 @@ fn unescape(text: &str, version: Version) -> Result<Cow<'_, str>, &str> {
     Ok(Cow::Owned(out))
 }
 
-/// 1*10DIGIT: signs, spaces, fractions and numbers that overflow elsewhere are refused.
-fn parse_length(value: &str) -> Result<u64, Fault> {
-    let strict = (1..=10).contains(&value.len()) && value.bytes().all(|b| b.is_ascii_digit());
-    strict
-        .then(|| value.parse().ok())
-        .flatten()
-        .ok_or_else(|| Fault::ContentLength { value: Excerpt::new(value.as_bytes()) })
+/// 1*10DIGIT: signs, spaces and fractions are refused. More digits are no mistake of writing, but
+/// a body beyond any limit.
+fn parse_length(value: &str, limits: &Limits) -> Result<u64, Fault> {
+    if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(Fault::ContentLength { value: Excerpt::new(value.as_bytes()) });
+    }
+    let too_big = Fault::TooBig { limit: limits.frame_bytes };
+    if value.len() > 10 { Err(too_big) } else { value.parse().map_err(|_| too_big) }
 }
 
 fn stray_cr(text: &str) -> Fault {

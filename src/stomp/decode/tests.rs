@@ -185,12 +185,16 @@ fn refuses() {
 
 #[test]
 fn content_length_is_strictly_digits() {
-    for value in ["", "abc", "+5", "-1", " 5", "5 ", "0x10", "5.0", "1e3", "10000000000", "\u{665}"]
-    {
+    for value in ["", "abc", "+5", "-1", " 5", "5 ", "0x10", "5.0", "1e3", "\u{665}"] {
         let bytes = format!("SEND\ncontent-length:{value}\n\nxxxxx\0");
         let error = run(V12, &[bytes.as_bytes()]).1.unwrap();
         assert_eq!(error.text().0, "Bad content-length", "{value:?}");
         assert_eq!(error.reaction(), Reaction::Syntax);
+    }
+    for value in ["9999999999", "10000000000", "99999999999999999999999"] {
+        let bytes = format!("SEND\ncontent-length:{value}\n\nxxxxx\0");
+        let error = run(V12, &[bytes.as_bytes()]).1.unwrap();
+        assert_eq!(error.reaction(), Reaction::TooBig, "{value:?}");
     }
 }
 

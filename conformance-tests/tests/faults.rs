@@ -202,9 +202,13 @@ async fn strict_profiles_compare_messages_and_want_an_error() {
     let other: Answers = &[Some("ERROR\nmessage:Other\n\n\0"), None];
     let cases: [(Answers, Profile, &str); 4] = [
         (other, Profile::spec(), ""),
-        (other, Profile::stomp_relay(), r#"header `message`: expected "Bad thing", got "Other""#),
+        (
+            other,
+            Profile::stomp_relay().unwrap(),
+            r#"header `message`: expected "Bad thing", got "Other""#,
+        ),
         (&[None], Profile::spec(), ""),
-        (&[None], Profile::stomp_relay(), "expected ERROR, the connection was closed"),
+        (&[None], Profile::stomp_relay().unwrap(), "expected ERROR, the connection was closed"),
     ];
     for (answers, profile, expected) in cases {
         assert_eq!(failure(&play_tcp(&steps, answers, PATIENCE, profile).await), expected);
@@ -259,7 +263,7 @@ async fn play_web_socket(steps: &str, answer: Message, code: u16) -> String {
         while sent && matches!(socket.next().await, Some(Ok(_))) {}
     });
     let text = case(steps).replace("@level", "@transports ws-text\n@level");
-    let outcome = play(&url, &text, PATIENCE, Profile::stomp_relay()).await;
+    let outcome = play(&url, &text, PATIENCE, Profile::stomp_relay().unwrap()).await;
     server.await.unwrap();
     assert!(outcome.name.ends_with(Transport::WsText.name()));
     failure(&outcome).to_owned()

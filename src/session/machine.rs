@@ -29,12 +29,12 @@ use super::transactions::Transactions;
 
 /// A DISCONNECT waits so long for what was sent before it.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
-/// Receipts, ids and names of transactions are as long as AMQP's short strings at most.
-pub(super) const ID_BYTES: usize = 255;
 
 /// What one session may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
+    /// Of destinations, ids, receipts and names of transactions.
+    pub destination_bytes: usize,
     pub subscriptions: usize,
     pub unacked: usize,
     /// Where SUBSCRIBE names none.
@@ -186,13 +186,14 @@ impl Session {
         now: Instant,
         out: &mut Vec<Action>,
     ) -> Result<(), Violation> {
+        let limit = self.settings.limits.destination_bytes;
         for name in ["receipt", "id", "transaction"] {
-            if frame.headers.get(name).is_some_and(|value| value.len() > ID_BYTES) {
+            if frame.headers.get(name).is_some_and(|value| value.len() > limit) {
                 return Err(Violation {
                     code: code::POLICY,
                     ..Violation::new(
                         "Header too long",
-                        format!("'{name}' may have at most {ID_BYTES} bytes\n"),
+                        format!("'{name}' may have at most {limit} bytes\n"),
                     )
                 });
             }

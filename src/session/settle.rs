@@ -10,7 +10,7 @@ use crate::user::Read;
 use super::acks::{Found, Settles, Unacked};
 use super::action::Action;
 use super::error::Violation;
-use super::machine::{Context, ID_BYTES, Session};
+use super::machine::{Context, Session};
 use super::transactions::Step;
 
 impl Session {
@@ -31,7 +31,7 @@ impl Session {
         let number = text
             .strip_prefix(&*self.name)
             .and_then(|rest| rest.strip_prefix('-'))
-            .filter(|rest| rest.len() <= ID_BYTES && rest.bytes().all(|b| b.is_ascii_digit()))
+            .filter(|rest| rest.bytes().all(|b| b.is_ascii_digit()))
             .and_then(|rest| rest.parse::<u64>().ok());
         let found = number.map_or(Found::Never, |id| self.acks.find(id));
         if matches!(found, Found::Never) {

@@ -66,6 +66,7 @@ impl Session {
     }
 
     fn judge_subscribe(&self, text: &str) -> Result<Destination, Refusal> {
+        self.fits(text)?;
         let user = self.principal.as_ref().map(|principal| &*principal.name);
         let destination = Destination::for_subscribe(text, user.unwrap_or_default())
             .map_err(|error| refusal_of(&error))?;

@@ -1,1 +1,3 @@
+//! What system tests share: the servers they run against.
 
+pub mod rabbitmq;

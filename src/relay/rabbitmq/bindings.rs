@@ -141,7 +141,7 @@ mod tests {
         assert!(bindings.acquire(&pattern, None));
         assert!(bindings.expire(start + LINGER).is_empty());
         bindings.release(&pattern, start + LINGER);
-        assert_eq!(bindings.expire(start + LINGER * 2), [pattern.clone()]);
+        assert_eq!(bindings.expire(start + LINGER * 2), std::slice::from_ref(&pattern));
         assert!(!bindings.acquire(&pattern, None));
         assert_eq!(bindings.next_wanted(), Some(pattern));
     }

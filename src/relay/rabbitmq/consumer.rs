@@ -118,10 +118,15 @@ impl Consumers {
             inbox: Mutex::default(),
             wake: Notify::new(),
         });
-        self.sessions()
+        let before = self
+            .sessions()
             .entry(to.session())
             .or_default()
             .insert(request.subscription, subscription.clone());
+        if let Some(before) = before {
+            // Unsubscribed, with deliveries that are still out: its number is another's now.
+            before.tell(|inbox| inbox.session_ended = true);
+        }
         let worker = Worker::new(self.clone(), subscription, self.pool.seat(), token);
         self.shared.spawn(worker.run());
         Submit::Pending

@@ -117,7 +117,7 @@ impl Worker {
                 return Err(DeclareError::Stopped);
             };
             let Some(channel) = channel else { continue };
-            let Err(error) = declare_on(&channel, source).await else {
+            let Err(error) = link.answer(declare_on(&channel, source)).await else {
                 self.declared(source);
                 return Ok(());
             };
@@ -149,7 +149,7 @@ impl Worker {
             && link.is_alive()
         {
             // One that RabbitMQ closed already says so; that is fine.
-            drop(channel.close(200, "done".into()).await);
+            drop(link.answer(channel.close(200, "done".into())).await);
         }
         let link = self.keeper.link().await?;
         let channel = link.open_channel().await.ok();

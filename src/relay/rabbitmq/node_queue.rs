@@ -278,7 +278,7 @@ async fn run(node_queue: Arc<NodeQueue>, keeper: Keeper) {
     let mut backoff = Backoff::default();
     while let Some(link) = keeper.link().await {
         let began = Instant::now();
-        let result = node_queue.serve(&link).await;
+        let result = link.answer(node_queue.serve(&link)).await;
         if node_queue.is_up.swap(false, Ordering::Relaxed) {
             node_queue.shared.counters.node_queue_gaps.add(1);
         }

@@ -174,7 +174,7 @@ async fn run_lane(publisher: Arc<Publisher>, number: usize) {
 
 async fn open(link: &Link) -> lapin::Result<Channel> {
     let channel = link.open_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
+    link.answer(channel.confirm_select(ConfirmSelectOptions::default())).await?;
     Ok(channel)
 }
 
@@ -205,6 +205,8 @@ struct Lane<'a> {
     in_flight: FuturesUnordered<Publishing>,
     /// `x-id`s of messages that came back and are not confirmed yet.
     returned: HashMap<Ulid, u32>,
+    /// RabbitMQ's reply code, where it closed the channel.
+    code: Option<u16>,
     /// The queue of the message that is next, while it is declared.
     declaring: Option<(Arc<str>, Declaring)>,
 }
@@ -219,6 +221,7 @@ impl<'a> Lane<'a> {
             channel,
             in_flight,
             returned: HashMap::new(),
+            code: None,
             declaring: None,
         }
     }
@@ -327,7 +330,13 @@ impl<'a> Lane<'a> {
         let mut unroutable = Vec::new();
         for outcome in batch {
             match outcome.result {
-                Err(error) => loss = worst(loss, &error),
+                Err(error) => {
+                    let fault = Fault::of(&error);
+                    if let Fault::Refused(code) = fault {
+                        self.code = Some(code);
+                    }
+                    loss = worst(loss, fault);
+                }
                 Ok(Confirmation::Ack(_)) if self.came_back(&outcome) => {
                     if let Some(queue) = &outcome.queue {
                         self.publisher.declarer.forget(queue);
@@ -401,22 +410,19 @@ impl<'a> Lane<'a> {
         }
         let refused = self.publisher.ledger().lost(self.number, loss);
         if let Some(pending) = refused {
-            self.publisher.refuse(&pending, refusal_of(loss));
+            let refusal = match (loss, self.code) {
+                (Loss::Channel, Some(code)) => refusal::refused(code),
+                _ => refusal::not_accepted(),
+            };
+            self.publisher.refuse(&pending, refusal);
             self.publisher.wake_waiters();
         }
     }
 }
 
-fn refusal_of(loss: Loss) -> Refusal {
-    match loss {
-        Loss::Channel => refusal::refused(406),
-        Loss::Connection | Loss::Violation => refusal::not_accepted(),
-    }
-}
-
 /// What the errors of a channel's publishes say together: only some have the reason.
-fn worst(so_far: Option<Loss>, error: &lapin::Error) -> Option<Loss> {
-    let loss = match Fault::of(error) {
+fn worst(so_far: Option<Loss>, fault: Fault) -> Option<Loss> {
+    let loss = match fault {
         Fault::Refused(_) => Loss::Channel,
         Fault::Violation => Loss::Violation,
         Fault::Gone => Loss::Connection,

@@ -171,10 +171,11 @@ impl Worker {
         // Its length is checked where the source is made.
         let queue = topology::short(self.subscription.source.queue()).unwrap_or_default();
         let channel = link.open_channel().await?;
-        channel.basic_qos(self.subscription.prefetch, BasicQosOptions::default()).await?;
+        link.answer(channel.basic_qos(self.subscription.prefetch, BasicQosOptions::default()))
+            .await?;
         let options = BasicConsumeOptions::default();
-        let consumer =
-            channel.basic_consume(queue, self.tag(), options, FieldTable::default()).await?;
+        let consume = channel.basic_consume(queue, self.tag(), options, FieldTable::default());
+        let consumer = link.answer(consume).await?;
         Ok((channel, consumer))
     }
 
@@ -196,7 +197,7 @@ impl Worker {
             }
             End::QueueGone => {
                 self.consumers.declarer.forget(self.subscription.source.queue());
-                close(&attached.channel).await;
+                close(&attached).await;
                 match self.consumers.queue_deleted {
                     QueueDeleted::Redeclare => true,
                     QueueDeleted::Refuse => {
@@ -227,7 +228,7 @@ impl Worker {
                 biased;
                 () = self.consumers.shared.stop.cancelled() => return End::Wanted,
                 () = self.subscription.woken() => {}
-                delivery = attached.consumer.next() => match delivery {
+                delivery = next(attached) => match delivery {
                     Some(Ok(delivery)) => {
                         if self.hand_over(delivery, attached).await.is_err() {
                             return End::Wanted;
@@ -267,7 +268,8 @@ impl Worker {
             if seen && republished && !redelivered {
                 self.consumers.shared.counters.duplicates.add(1);
                 // Where that fails the channel is lost, and the stream says so.
-                drop(attached.channel.basic_ack(delivery_tag, BasicAckOptions::default()).await);
+                let ack = attached.channel.basic_ack(delivery_tag, BasicAckOptions::default());
+                drop(attached.link.answer(ack).await);
                 return Ok(());
             }
         }
@@ -293,11 +295,12 @@ impl Worker {
                 let requeue = settlement == Settlement::Requeue;
                 let options = BasicNackOptions { multiple: false, requeue };
                 // Where that fails the channel is lost, and the stream says so.
-                drop(attached.channel.basic_nack(amqp, options).await);
+                drop(attached.link.answer(attached.channel.basic_nack(amqp, options)).await);
             }
         }
         for (amqp, multiple) in acks(&mut attached.out, &acked) {
-            drop(attached.channel.basic_ack(amqp, BasicAckOptions { multiple }).await);
+            let ack = attached.channel.basic_ack(amqp, BasicAckOptions { multiple });
+            drop(attached.link.answer(ack).await);
         }
     }
 
@@ -306,13 +309,15 @@ impl Worker {
     async fn finish(&mut self, mut attached: Attached) {
         let unsubscribe = self.subscription.inbox().unsubscribe.take();
         if let Some(token) = unsubscribe {
-            let cancelled =
-                attached.channel.basic_cancel(self.tag(), BasicCancelOptions::default()).await;
+            let cancel = attached.channel.basic_cancel(self.tag(), BasicCancelOptions::default());
+            let cancelled = attached.link.answer(cancel).await;
             while cancelled.is_ok()
-                && let Some(Ok(delivery)) = attached.consumer.next().await
+                && let Ok(Some(Ok(delivery))) =
+                    attached.link.answer(async { Ok(attached.consumer.next().await) }).await
             {
                 let options = BasicNackOptions { multiple: false, requeue: true };
-                drop(attached.channel.basic_nack(delivery.delivery_tag, options).await);
+                let nack = attached.channel.basic_nack(delivery.delivery_tag, options);
+                drop(attached.link.answer(nack).await);
             }
             if let Some(token) = token {
                 self.done(token, Ok(Level::Confirmed));
@@ -322,7 +327,7 @@ impl Worker {
                 self.settle_rest(&mut attached).await;
             }
         }
-        close(&attached.channel).await;
+        close(&attached).await;
     }
 
     async fn settle_rest(&self, attached: &mut Attached) {
@@ -380,10 +385,17 @@ fn acks(out: &mut BTreeMap<u64, u64>, acked: &BTreeSet<u64>) -> Vec<(u64, bool)>
     known.into_iter().map(|(_, amqp)| (amqp, false)).collect()
 }
 
+/// The next delivery, or the end of the stream or the connection.
+async fn next(attached: &mut Attached) -> Option<lapin::Result<AmqpDelivery>> {
+    let Attached { link, consumer, .. } = attached;
+    link.answer(async { Ok(consumer.next().await) }).await.unwrap_or_else(|error| Some(Err(error)))
+}
+
 /// What is not settled goes back into the queue.
-async fn close(channel: &Channel) {
+async fn close(attached: &Attached) {
+    let Attached { link, channel, .. } = attached;
     if channel.status().connected() {
-        drop(channel.close(200, ShortString::from("done")).await);
+        drop(link.answer(channel.close(200, ShortString::from("done"))).await);
     }
 }
 
@@ -394,7 +406,8 @@ mod tests {
     #[test]
     fn one_ack_where_one_is_enough() {
         // Deliveries 1 to 5 are out; RabbitMQ's tags are ten times ours.
-        let cases: [(&[u64], &[(u64, bool)]); 8] = [
+        type Case<'a> = (&'a [u64], &'a [(u64, bool)]);
+        let cases: [Case<'_>; 8] = [
             (&[], &[]),
             (&[1], &[(10, false)]),
             (&[1, 2, 3], &[(30, true)]),

@@ -58,7 +58,7 @@ impl Config {
         env: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, Vec<ConfigMistake>> {
         let mut settings = Settings::read(cli, env);
-        let config = build::build(&mut settings);
+        let config = build(&mut settings);
         finish(&mut settings, config)
     }
 
@@ -73,7 +73,7 @@ impl Config {
         out: &mut impl Write,
     ) -> io::Result<Result<(), Vec<ConfigMistake>>> {
         let mut settings = Settings::read(cli, env);
-        let config = build::build(&mut settings);
+        let config = build(&mut settings);
         settings.mistakes.retain(|mistake| mistake.text != login::NO_LOGIN);
         settings.mistakes.retain(|mistake| !mistake.is_redaction());
         match finish(&mut settings, config) {
@@ -81,6 +81,16 @@ impl Config {
             Err(mistakes) => Ok(Err(mistakes)),
         }
     }
+}
+
+fn build(settings: &mut Settings) -> Config {
+    let before = settings.broken.then(|| settings.mistakes.clone());
+    let config = build::build(settings);
+    if let Some(before) = before {
+        // What else is wrong may be so only because the file is not there.
+        settings.mistakes = before;
+    }
+    config
 }
 
 fn finish(settings: &mut Settings, config: Config) -> Result<Config, Vec<ConfigMistake>> {

@@ -21,6 +21,8 @@ pub struct Message {
     pub body: Bytes,
     /// The sender wrote `persistent:true`.
     pub persistent: bool,
+    /// Every receiver may have got it before: it was published again after an outage.
+    pub redelivered: bool,
     /// What tells one message from another across redeliveries, stores and nodes.
     pub x_id: Option<Ulid>,
     number: u64,
@@ -60,6 +62,7 @@ impl Message {
             headers,
             body,
             persistent: false,
+            redelivered: false,
             x_id: None,
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             text: OnceLock::new(),

@@ -223,3 +223,190 @@ fn is_own(destination: &Destination, principal: &Principal) -> bool {
         Destination::Queue(_) | Destination::Topic(_) | Destination::App(_) => true,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use Decision::{Allow as Yes, Deny as No};
+    use RuleFrame::{Send, Subscribe};
+
+    fn principal(name: &str, roles: &[&str]) -> Principal {
+        let roles = roles.iter().map(|role| (*role).to_owned()).collect();
+        Principal { name: Arc::from(name), roles, expires_at: None }
+    }
+
+    fn rule(text: &str) -> RuleConfig {
+        let words: Vec<_> = text.split(' ').collect();
+        let frame = match words[0] {
+            "SEND" => Some(Send),
+            "SUBSCRIBE" => Some(Subscribe),
+            _ => None,
+        };
+        let destination = Pattern::parse(words[1]).unwrap();
+        RuleConfig { frame, destination, allow: Allow::parse(words[2]).unwrap() }
+    }
+
+    fn policy(rules: &[&str], defaults: Defaults) -> Policy {
+        Policy::new(rules.iter().map(|text| rule(text)).collect(), defaults)
+    }
+
+    fn decide(policy: &Policy, who: &Principal, frame: RuleFrame, text: &str) -> Decision {
+        let destination = match frame {
+            Send => Destination::for_send(text).unwrap(),
+            Subscribe => Destination::for_subscribe(text, &who.name).unwrap(),
+        };
+        policy.decide(frame, who, &destination)
+    }
+
+    #[test]
+    fn defaults() {
+        // Embedded, RabbitMQ, --dev.
+        let cases = [
+            (Send, "/topic/a", [Yes, Yes, Yes]),
+            (Send, "/queue/a", [Yes, No, Yes]),
+            (Send, "/app/a", [Yes, Yes, Yes]),
+            (Send, "/user/bob/queue/a", [Yes, Yes, Yes]),
+            (Send, "/user/bob/topic/a", [No, No, Yes]),
+            (Send, "/user/bob/exchange/a", [No, No, Yes]),
+            (Subscribe, "/topic/a", [Yes, Yes, Yes]),
+            (Subscribe, "/topic/*", [No, No, Yes]),
+            (Subscribe, "/topic/a/**", [No, No, Yes]),
+            (Subscribe, "/queue/a", [Yes, No, Yes]),
+            (Subscribe, "/app/unread", [Yes, Yes, Yes]),
+            (Subscribe, "/user/queue/a", [Yes, Yes, Yes]),
+            (Subscribe, "/user/topic/a", [Yes, Yes, Yes]),
+            (Subscribe, "/topic/room.1.presence", [Yes, Yes, Yes]),
+        ];
+        let alice = principal("alice", &[]);
+        let all = [Defaults::Embedded, Defaults::RabbitMq, Defaults::Everything];
+        for (frame, text, expected) in cases {
+            let found = all.map(|defaults| decide(&policy(&[], defaults), &alice, frame, text));
+            assert_eq!(found, expected, "{frame:?} {text}");
+        }
+    }
+
+    /// Even where a rule, or --dev, allows everything.
+    #[test]
+    fn always_denied() {
+        let everything = policy(&["* /** permitAll"], Defaults::Everything);
+        let alice = principal("alice", &["admin"]);
+        for text in [
+            "/user/bob/queue/notifications",
+            "/user/bob/queue/unread",
+            "/user/alice/queue/errors",
+            "/topic/room.1.presence",
+            "/topic/room/1/presence",
+            "/topic/presence",
+        ] {
+            assert_eq!(decide(&everything, &alice, Send, text), No, "{text}");
+        }
+        for text in [
+            "/user/bob/queue/notifications.x",
+            "/topic/presence.x",
+            "/queue/presence",
+            "/app/unread",
+        ] {
+            assert_eq!(decide(&everything, &alice, Send, text), Yes, "{text}");
+        }
+        let bobs = Destination::for_subscribe("/user/queue/x", "bob").unwrap();
+        let verdict = everything.explain(Subscribe, &alice, &bobs);
+        assert_eq!((verdict.decision, verdict.reason), (No, Reason::NotOwn));
+    }
+
+    #[test]
+    fn the_first_rule_that_matches_decides() {
+        let policy = policy(
+            &[
+                "SEND /topic/system.** role:admin",
+                "SUBSCRIBE /topic/system.secret denyAll",
+                "* /topic/system.** permitAll",
+                "SEND /topic/users.{user}.** authenticated",
+                "SEND /topic/users.** denyAll",
+                "* /queue/jobs user:worker",
+            ],
+            Defaults::Embedded,
+        );
+        let (admin, alice) = (principal("root", &["admin"]), principal("alice", &[]));
+        let worker = principal("worker", &[]);
+        let cases = [
+            (&admin, Send, "/topic/system.x", Yes, Reason::Rule(0)),
+            (&alice, Send, "/topic/system.x", No, Reason::Rule(0)),
+            (&alice, Subscribe, "/topic/system.x", Yes, Reason::Rule(2)),
+            (&admin, Subscribe, "/topic/system.secret", No, Reason::Rule(1)),
+            (&alice, Send, "/topic/users.alice.x", Yes, Reason::Rule(3)),
+            (&alice, Send, "/topic/users.bob.x", No, Reason::Rule(4)),
+            (&worker, Subscribe, "/queue/jobs", Yes, Reason::Rule(5)),
+            (&alice, Subscribe, "/queue/jobs", No, Reason::Rule(5)),
+            (&alice, Subscribe, "/queue/other", Yes, Reason::Default),
+            (&alice, Send, "/user/bob/queue/errors", No, Reason::ServerOnly),
+        ];
+        for (who, frame, text, decision, reason) in cases {
+            let destination = match frame {
+                Send => Destination::for_send(text).unwrap(),
+                Subscribe => Destination::for_subscribe(text, &who.name).unwrap(),
+            };
+            let verdict = policy.explain(frame, who, &destination);
+            assert_eq!(verdict, Verdict { decision, reason }, "{} {frame:?} {text}", who.name);
+        }
+    }
+
+    #[test]
+    fn wildcard_subscriptions() {
+        let alice = principal("alice", &["trader"]);
+        let cases: &[(&[&str], &str, Decision)] = &[
+            (&["* /topic/a.** permitAll"], "/topic/a.*", Yes),
+            (&["* /topic/a.** permitAll"], "/topic/a.#", Yes),
+            (&["* /topic/a.* permitAll"], "/topic/a.#", No),
+            (&["* /topic/a.* permitAll"], "/topic/*.b", No),
+            (&["* /topic/** permitAll"], "/topic/#", Yes),
+            // Parts allowed one by one do not make a whole.
+            (&["* /topic/a.b permitAll", "* /topic/a.** permitAll"], "/topic/a.*", Yes),
+            // A deny before it that only overlaps.
+            (&["* /topic/a.secret denyAll", "* /topic/** permitAll"], "/topic/a.*", No),
+            (&["* /topic/a.secret denyAll", "* /topic/** permitAll"], "/topic/b.*", Yes),
+            (&["* /topic/a.secret denyAll", "* /topic/** permitAll"], "/topic/#", No),
+            (&["* /topic/** permitAll", "* /topic/a.secret denyAll"], "/topic/#", Yes),
+            (&["SEND /topic/a.secret denyAll", "* /topic/** permitAll"], "/topic/#", Yes),
+            // A role that is there allows, one that is not denies.
+            (&["* /topic/a.b role:boss", "* /topic/** permitAll"], "/topic/a.*", No),
+            (&["* /topic/a.b role:trader", "* /topic/** permitAll"], "/topic/a.*", Yes),
+            (&["* /topic/{user}.** permitAll"], "/topic/alice.#", Yes),
+            (&["* /topic/{user}.** permitAll"], "/topic/*.x", No),
+        ];
+        for (rules, text, expected) in cases {
+            let policy = policy(rules, Defaults::Embedded);
+            assert_eq!(decide(&policy, &alice, Subscribe, text), *expected, "{rules:?} {text}");
+        }
+    }
+
+    /// A name that would be a pattern or a regular expression widens nothing.
+    #[test]
+    fn user_names_are_literal() {
+        let policy = policy(
+            &["* /topic/users.{user} permitAll", "* /topic/users.** denyAll"],
+            Defaults::Embedded,
+        );
+        for name in [".*", "a|bob", "[a-z]", "-", "*", "#", "**", "{user}"] {
+            let who = principal(name, &[]);
+            for text in ["/topic/users.bob", "/topic/users.*", "/topic/users.#"] {
+                assert_eq!(decide(&policy, &who, Subscribe, text), No, "{name} {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn notice_about_queues() {
+        for (rules, defaults, silent) in [
+            (&[][..], Defaults::RabbitMq, false),
+            (&["* /topic/** denyAll"][..], Defaults::RabbitMq, false),
+            (&["* /queue/a permitAll"][..], Defaults::RabbitMq, true),
+            (&["* /** permitAll"][..], Defaults::RabbitMq, true),
+            (&[][..], Defaults::Embedded, true),
+            (&[][..], Defaults::Everything, true),
+        ] {
+            assert_eq!(policy(rules, defaults).queue_notice().is_none(), silent, "{rules:?}");
+        }
+    }
+}

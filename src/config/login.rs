@@ -43,8 +43,19 @@ fn chain(s: &mut Settings, jwt: bool, users: bool) -> Vec<LinkKind> {
         .into_iter()
         .filter_map(|(link, there)| there.then_some(link))
         .collect();
+    if s.written("auth.chain").is_none() {
+        // An [auth.users] without its file was noted before, and so was a chain that is no list.
+        if configured.is_empty() && !s.has("auth.users") && s.needs("auth.chain") {
+            s.mistake("auth", NO_LOGIN);
+        }
+        return configured;
+    }
+    let names = s.list("auth.chain");
+    if names.is_empty() {
+        s.mistake("auth.chain", NO_LOGIN);
+    }
     let mut chain = Vec::new();
-    for name in s.list("auth.chain") {
+    for name in names {
         let Some(link) = [LinkKind::Jwt, LinkKind::Users].into_iter().find(|l| l.name() == name)
         else {
             s.mistake("auth.chain", format!("{name:?} is no login; there are \"jwt\", \"users\""));
@@ -56,14 +67,6 @@ fn chain(s: &mut Settings, jwt: bool, users: bool) -> Vec<LinkKind> {
             s.mistake("auth.chain", format!("{name:?} is not configured: write [auth.{name}]"));
         }
         chain.push(link);
-    }
-    if s.written("auth.chain").is_none() && s.needs("auth.chain") {
-        chain = configured;
-        if chain.is_empty() && !s.has("auth.users") {
-            s.mistake("auth", NO_LOGIN);
-        }
-    } else if chain.is_empty() && s.written("auth.chain").is_some() {
-        s.mistake("auth.chain", NO_LOGIN);
     }
     chain
 }

@@ -33,6 +33,8 @@ pub(super) struct Settings {
     /// Tables and values of the file that were read, right or wrong.
     present: BTreeSet<String>,
     file: Option<String>,
+    /// The file could not be read as a whole: what is not set is not known.
+    pub(super) broken: bool,
     pub(super) dev: bool,
     pub(super) mistakes: Vec<ConfigMistake>,
     pub(super) warnings: Vec<String>,
@@ -215,6 +217,7 @@ impl Settings {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
             Err(error) => {
+                self.broken = true;
                 let text = format!("cannot be read: {error}");
                 self.mistakes.push(ConfigMistake {
                     file: Some(path.to_owned()),
@@ -230,7 +233,8 @@ impl Settings {
             self.syntax(&text, error);
         }
         // What is left of a broken file would bring mistakes that nobody made.
-        if errors.is_empty() {
+        self.broken = !errors.is_empty();
+        if !self.broken {
             self.walk(&text, table.get_ref(), "");
         }
     }
@@ -288,10 +292,12 @@ impl Settings {
             let line = Place::Line(line_of(text, element.span().start));
             self.places.insert(name.clone(), line);
             self.lengths.insert(list.to_owned(), index + 1);
-            match element.get_ref() {
-                DeValue::Table(inner) => self.walk(text, inner, &name),
-                _ => self.mistake(&name, format!("is a list of tables: [[{list}]]")),
-            }
+            let DeValue::Table(inner) = element.get_ref() else {
+                // Without a length nothing of the list is read.
+                self.lengths.remove(list);
+                return self.mistake(&name, format!("is a list of tables: [[{list}]]"));
+            };
+            self.walk(text, inner, &name);
         }
     }
 

@@ -137,7 +137,8 @@ mod tests {
     #[test]
     fn deadlines() {
         let (ten, zero) = (10, 0);
-        let cases: [(Wire, u64, u64, &[(u64, &str)]); 5] = [
+        type Case<'a> = (Wire, u64, u64, &'a [(u64, &'a str)]);
+        let cases: [Case<'_>; 5] = [
             (Wire::WebSocket, zero, zero, &[(25, "ping"), (35, "close")]),
             (Wire::WebSocket, zero, ten, &[(15, "ping"), (25, "close")]),
             (Wire::WebSocket, ten, zero, &[(9, "beat"), (18, "beat"), (25, "ping"), (27, "beat")]),

@@ -201,7 +201,10 @@ impl Session {
         out: &mut Vec<Action>,
     ) -> Option<Outgoing> {
         let (message, number, redelivered, source) = match entry {
-            Entry::Shared { message, subscription } => (message, subscription, false, None),
+            Entry::Shared { message, subscription } => {
+                let redelivered = message.redelivered;
+                (message, subscription, redelivered, None)
+            }
             Entry::Own(delivery) => {
                 let Delivery { message, subscription, redelivered, source } = *delivery;
                 (message, subscription, redelivered, Some(source))

@@ -1,7 +1,7 @@
 //! The line to the store: operations go in under a user's lock, come out in order, are applied
 //! in batches, and have their effects in order.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -219,29 +219,72 @@ pub(super) async fn run(shared: Arc<Shared>, store: Store) {
 /// Applies a batch, again and again while the store is away.
 async fn apply(shared: &Shared, store: &Store, mut jobs: Vec<Job>) {
     let mut pause = RETRY_FIRST;
-    while !jobs.is_empty() {
-        let ops = jobs.iter().map(|job| job.op.clone()).collect();
-        match store.apply(ops).await {
-            Ok(outcomes) => {
-                if shared.is_away.swap(false, Ordering::Relaxed) {
-                    tracing::info!("the store of unread messages is back");
-                }
-                for (job, outcome) in jobs.into_iter().zip(outcomes) {
-                    finish(shared, job, outcome);
-                }
-                return;
-            }
-            Err(error) => {
-                if !shared.is_away.swap(true, Ordering::Relaxed) {
-                    let (StoreError::Unavailable(text) | StoreError::Broken(text)) = &error;
-                    tracing::error!(error = %text, "the store of unread messages is away");
-                }
-            }
-        }
+    loop {
+        jobs = match try_batch(shared, store, jobs).await {
+            Ok(()) => return,
+            Err(jobs) => try_singly(shared, store, jobs).await,
+        };
         jobs = refuse_overdue(shared, jobs);
+        if jobs.is_empty() {
+            return;
+        }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(RETRY_MOST);
     }
+}
+
+/// Applies all at once; gives them back where the store did not take them.
+async fn try_batch(shared: &Shared, store: &Store, jobs: Vec<Job>) -> Result<(), Vec<Job>> {
+    let ops = jobs.iter().map(|job| job.op.clone()).collect();
+    match store.apply(ops).await {
+        Ok(outcomes) => {
+            if shared.is_away.swap(false, Ordering::Relaxed) {
+                tracing::info!("the store of unread messages is back");
+            }
+            for (job, outcome) in jobs.into_iter().zip(outcomes) {
+                finish(shared, job, outcome);
+            }
+            Ok(())
+        }
+        Err(error) => {
+            if !shared.is_away.swap(true, Ordering::Relaxed) {
+                let (StoreError::Unavailable(text) | StoreError::Broken(text)) = &error;
+                tracing::error!(error = %text, "the store of unread messages is away");
+            }
+            Err(jobs)
+        }
+    }
+}
+
+/// A full disk fails what must be stored, and with it the batch. What needs no room, such as a
+/// push to somebody who is there, is done all the same; the order within a user stays. Gives up
+/// after a few failures in a row: then nothing works.
+async fn try_singly(shared: &Shared, store: &Store, jobs: Vec<Job>) -> Vec<Job> {
+    const FAILURES: usize = 4;
+    let mut left = Vec::new();
+    let mut stuck: HashSet<Arc<str>> = HashSet::new();
+    let mut failures = 0;
+    for job in jobs {
+        let user = job.user();
+        if failures >= FAILURES || stuck.contains(&user) {
+            left.push(job);
+            continue;
+        }
+        match store.apply(vec![job.op.clone()]).await {
+            Ok(outcomes) => {
+                failures = 0;
+                outcomes.into_iter().take(1).zip([job]).for_each(|(outcome, job)| {
+                    finish(shared, job, outcome);
+                });
+            }
+            Err(_) => {
+                failures += 1;
+                stuck.insert(user);
+                left.push(job);
+            }
+        }
+    }
+    left
 }
 
 fn refuse_overdue(shared: &Shared, jobs: Vec<Job>) -> Vec<Job> {

@@ -120,11 +120,17 @@ function readWhatIsShown() {
 
 /** Who opens the queue takes part in it, until they pause. A job that was held goes back then. */
 function takePart(taking) {
+  const held = state.jobs.current;
   state.jobs.taking = taking;
   if (!taking) model.loseJob(state);
   if (!connection?.connected) return;
-  if (taking) connection.takeJobs();
-  else connection.stopJobs();
+  if (taking) {
+    connection.takeJobs();
+  } else {
+    connection.stopJobs();
+    // UNSUBSCRIBE leaves open what was delivered; after it, the job cannot come back to us.
+    held?.frame.nack();
+  }
 }
 
 function logJob(kind, text) {

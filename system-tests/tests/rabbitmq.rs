@@ -203,16 +203,19 @@ impl Session {
 
     async fn take(&mut self, deadline: Instant) {
         let mut entries = Vec::new();
-        let take = poll_fn(|cx| self.mailbox.poll_take(cx, usize::MAX, &mut entries));
-        let overflown = tokio::time::timeout_at(deadline.into(), take)
+        let take = poll_fn(|cx| self.mailbox.poll_take(cx, usize::MAX, Some(&mut entries)));
+        let signals = tokio::time::timeout_at(deadline.into(), take)
             .await
             .expect("nothing came within the test's patience");
-        assert!(!overflown);
+        assert!(!signals.overflown);
+        if signals.room {
+            self.events.push_back(Event::Room);
+        }
         for entry in entries {
             match entry {
                 Entry::Shared { message, subscription } => self.messages.push_back(Got {
                     subscription,
-                    redelivered: message.headers.get("redelivered") == Some("true"),
+                    redelivered: message.redelivered,
                     message,
                     tag: None,
                 }),

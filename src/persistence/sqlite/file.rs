@@ -180,6 +180,7 @@ fn connect(path: &Path) -> Result<Connection, StoreError> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", (), |row| row.get(0))?;
     if verdict != "ok" {
+        let verdict = verdict.replace('\n', " ");
         return Err(StoreError::Broken(format!("the database is corrupt: {verdict}")));
     }
     migrations::migrate(&mut connection)?;

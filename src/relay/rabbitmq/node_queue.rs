@@ -268,7 +268,7 @@ impl NodeQueue {
         }
         if republished || redelivered {
             // Shared by all receivers, so it is a header of the message and not of a delivery.
-            message.headers.push("redelivered", "true");
+            message.redelivered = true;
         }
         self.topics.publish(key, &Arc::new(message));
     }

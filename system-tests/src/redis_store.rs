@@ -1,9 +1,6 @@
 //! The Redis store on a real redis-server: the suite of all stores, and what Redis can suffer.
 
-use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::net::{Ipv4Addr, TcpListener};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -11,9 +8,9 @@ use stomp_relay::destination::{Destination, UserDestination};
 use stomp_relay::message::Message;
 use stomp_relay::persistence::{Keep, Op, Outcome, Store, StoreError, Which};
 use stomp_relay::stomp::Headers;
-use tempfile::TempDir;
 use ulid::Ulid;
 
+use crate::redis::RedisServer;
 use crate::store_suite::{Ground, WIDE, append, page, say, store_suite};
 
 store_suite!({
@@ -23,90 +20,6 @@ store_suite!({
 });
 
 const DEADLINE: Duration = Duration::from_secs(20);
-
-/// A private redis-server; it ends when this is dropped.
-struct RedisServer {
-    folder: TempDir,
-    port: u16,
-    settings: Vec<String>,
-    child: Child,
-}
-
-impl RedisServer {
-    fn start(settings: &[&str]) -> Self {
-        let port = {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-            listener.local_addr().unwrap().port()
-        };
-        let folder = tempfile::tempdir().unwrap();
-        let settings = settings.iter().map(|&setting| setting.to_owned()).collect::<Vec<_>>();
-        let child = launch(&folder.path().to_path_buf(), port, &settings);
-        let server = Self { folder, port, settings, child };
-        server.wait();
-        server
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}/", self.port)
-    }
-
-    fn wait(&self) {
-        let end = Instant::now() + DEADLINE;
-        while !matches!(self.try_command("PING"), Ok(pong) if pong == "+PONG") {
-            assert!(Instant::now() < end, "redis-server does not answer");
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    }
-
-    /// As with kill -9; the data stays.
-    fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    fn restart(&mut self) {
-        self.child = launch(&self.folder.path().to_path_buf(), self.port, &self.settings);
-        self.wait();
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    }
-
-    /// An inline command; the first line of the answer.
-    fn command(&self, line: &str) -> String {
-        self.try_command(line).unwrap()
-    }
-
-    fn try_command(&self, line: &str) -> std::io::Result<String> {
-        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-        stream.set_read_timeout(Some(DEADLINE))?;
-        stream.write_all(format!("{line}\r\n").as_bytes())?;
-        let mut answer = String::new();
-        BufReader::new(stream).read_line(&mut answer)?;
-        Ok(answer.trim_end().to_owned())
-    }
-}
-
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        // It may have ended already.
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-fn launch(folder: &PathBuf, port: u16, settings: &[String]) -> Child {
-    Command::new("redis-server")
-        .args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--save", ""])
-        .args(["--appendonly", "yes", "--appendfsync", "always", "--dir"])
-        .arg(folder)
-        .args(settings)
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
-}
 
 fn message(x_id: u128, body: usize) -> Op {
     append(raw_message(x_id, body), Keep::IfAbsent)
@@ -290,7 +203,7 @@ async fn start_says_what_is_wrong() {
     let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let cases = [
         (evicting.url(), "noeviction"),
-        (format!("redis://:wr0ng@127.0.0.1:{}/", password.port), "authentication failed"),
+        (format!("redis://:wr0ng@127.0.0.1:{}/", password.port()), "authentication failed"),
         (format!("redis://:wr0ng@{closed}/"), "refused"),
         ("redis://".into(), "store.url is no Redis URL"),
     ];
@@ -299,6 +212,6 @@ async fn start_says_what_is_wrong() {
         assert!(error.contains(expected), "{url}: {error}");
         assert!(!error.contains("wr0ng") && !error.contains('\n'), "{error}");
     }
-    let url = format!("redis://:s3cret@127.0.0.1:{}/", password.port);
+    let url = format!("redis://:s3cret@127.0.0.1:{}/", password.port());
     Store::open(&url, WIDE, "n").await.unwrap().close().await;
 }

@@ -1,12 +1,10 @@
-//! Connections to RabbitMQ: dialling, back-off, and a supervisor for each.
+//! Connections to RabbitMQ: back-off, and a supervisor for each.
 //!
-//! What is unusual here answers how lapin behaves: a failed connect leaks a little and a connect
-//! that is dropped leaks a thread, so the port is tried first and no connect is ever dropped;
-//! a channel that RabbitMQ closed spoils its number on that connection for good, so channels are
-//! asked for again and a connection is replaced long before its numbers run out; recovery by
-//! lapin itself is off, since only this relay knows what may be done twice.
+//! A channel that RabbitMQ closed spoils its number on that connection of lapin for good, so
+//! channels are asked for again, and a connection is replaced long before its numbers run out.
+//! Recovery by lapin itself is off, since only this relay knows what may be done twice.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,9 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::{Stream, StreamExt};
 use lapin::types::ShortString;
-use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection, ConnectionProperties, ConnectionStatus, Event};
-use tokio::net::TcpStream;
+use lapin::{Channel, Connection, ConnectionStatus, Event};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -24,15 +20,11 @@ use tracing::{error, info, warn};
 use ulid::Ulid;
 
 use super::counters::Counters;
-use super::refusal::Fault;
+use super::dialer::{Dialer, Failure};
 
-const PREFLIGHT_TIME: Duration = Duration::from_secs(5);
-const CONNECT_TIME: Duration = Duration::from_secs(30);
 const CLOSE_TIME: Duration = Duration::from_secs(2);
-/// In seconds. A dead peer is noticed after twice that.
-const HEARTBEAT: u16 = 10;
-/// Connects that hang may be as many; each holds a thread until its peer gives up.
-const MAX_HANGING: usize = 8;
+/// A connection that held for so long was no flicker.
+const STABLE: Duration = Duration::from_secs(10);
 /// RabbitMQ takes 2,047 channels on a connection.
 const MAX_CLOSED_CHANNELS: u32 = 500;
 const CHANNEL_TRIES: u32 = 16;
@@ -46,117 +38,14 @@ pub(super) struct Shared {
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) runtime: tokio::runtime::Handle,
+    /// A connection is up, so that the others need not pause any longer.
+    pub(super) connected: Notify,
 }
 
 impl Shared {
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         // Detached on purpose: tasks end by the stop token, the tracker waits for them.
         drop(self.tasks.spawn_on(task, &self.runtime));
-    }
-}
-
-/// Why a connect failed, in one line for the operator; never with the password.
-#[derive(Debug)]
-pub(super) struct DialError {
-    pub(super) text: String,
-    /// RabbitMQ was reached, and said no.
-    reached: bool,
-}
-
-/// Knows where RabbitMQ is.
-#[derive(Debug)]
-pub(super) struct Dialer {
-    targets: Vec<Target>,
-    hanging: Arc<AtomicUsize>,
-}
-
-struct Target {
-    uri: AMQPUri,
-    address: String,
-}
-
-impl std::fmt::Debug for Target {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.address)
-    }
-}
-
-impl Dialer {
-    /// # Errors
-    /// One line, where a URL is none; it is not repeated, since it may hold a password.
-    pub(super) fn new(urls: &[String]) -> Result<Self, String> {
-        let mut targets = Vec::new();
-        for (index, url) in urls.iter().enumerate() {
-            let mut uri: AMQPUri =
-                url.parse().map_err(|error| format!("RabbitMQ URL {}: {error}", index + 1))?;
-            uri.query.heartbeat.get_or_insert(HEARTBEAT);
-            let address = format!("{}:{}", uri.authority.host, uri.authority.port);
-            targets.push(Target { uri, address });
-        }
-        if targets.is_empty() {
-            return Err("RabbitMQ: no URL is configured".into());
-        }
-        Ok(Self { targets, hanging: Arc::default() })
-    }
-
-    /// Connects to one of the nodes, in random order.
-    pub(super) async fn dial(&self, name: &str) -> Result<Arc<Link>, DialError> {
-        let first = usize::try_from(random(self.targets.len() as u64)).unwrap_or(0);
-        let (front, back) = self.targets.split_at(first);
-        let mut failure = DialError { text: String::new(), reached: false };
-        for target in back.iter().chain(front) {
-            match self.dial_one(target, name).await {
-                Ok(link) => return Ok(link),
-                Err(error) => failure = error,
-            }
-        }
-        Err(failure)
-    }
-
-    async fn dial_one(&self, target: &Target, name: &str) -> Result<Arc<Link>, DialError> {
-        let fail = |reached, reason: String| DialError {
-            text: format!("RabbitMQ at {}: {reason}", target.address),
-            reached,
-        };
-        let authority = &target.uri.authority;
-        let host = authority.host.trim_start_matches('[').trim_end_matches(']');
-        let socket = TcpStream::connect((host, authority.port));
-        match tokio::time::timeout(PREFLIGHT_TIME, socket).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => return Err(fail(false, format!("cannot connect: {error}"))),
-            Err(_) => return Err(fail(false, "cannot connect: no answer".into())),
-        }
-        if self.hanging.load(Ordering::Relaxed) >= MAX_HANGING {
-            return Err(fail(true, "connects still hang".into()));
-        }
-        let properties = ConnectionProperties::default()
-            .with_connection_name(format!("stomp-relay {name}").into_bytes().into());
-        let connect = Connection::connect_uri(target.uri.clone(), properties);
-        let hanging = self.hanging.clone();
-        hanging.fetch_add(1, Ordering::Relaxed);
-        let connect = tokio::spawn(async move {
-            let result = connect.await;
-            hanging.fetch_sub(1, Ordering::Relaxed);
-            result
-        });
-        // Beyond that time the task goes on, and its connection is closed when it comes.
-        match tokio::time::timeout(CONNECT_TIME, connect).await {
-            Ok(Ok(Ok(connection))) => Ok(Link::new(connection, target.address.clone())),
-            Ok(Ok(Err(error))) => Err(fail(true, explain(&error, &target.uri))),
-            Ok(Err(_)) => Err(fail(true, "the connect was ended".into())),
-            Err(_) => Err(fail(true, "connected, but no AMQP answer came".into())),
-        }
-    }
-}
-
-/// `authority` has the password; only the user's name is told.
-fn explain(error: &lapin::Error, uri: &AMQPUri) -> String {
-    match Fault::of(error) {
-        Fault::Refused(403) => {
-            format!("the login of user '{}' was refused", uri.authority.userinfo.username)
-        }
-        Fault::Violation => format!("virtual host '{}': {error}", uri.vhost),
-        Fault::Refused(_) | Fault::Gone => error.to_string(),
     }
 }
 
@@ -169,7 +58,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn new(connection: Connection, address: String) -> Arc<Self> {
+    pub(super) fn new(connection: Connection, address: String) -> Arc<Self> {
         let lost = CancellationToken::new();
         let reason = Arc::new(Mutex::new(String::new()));
         let events = Box::pin(connection.events_listener());
@@ -366,14 +255,17 @@ async fn keep(
     stop: CancellationToken,
 ) {
     let mut counted = false;
+    let mut backoff = Backoff::default();
     loop {
         let link = match first.take() {
             Some(link) => link,
-            None => match dial_until_up(&shared, name, &mut counted, &stop).await {
+            None => match dial_until_up(&shared, name, &mut counted, &mut backoff, &stop).await {
                 Some(link) => link,
                 None => break,
             },
         };
+        let since = Instant::now();
+        shared.connected.notify_waiters();
         if std::mem::take(&mut counted) {
             shared.state.up();
         }
@@ -394,6 +286,12 @@ async fn keep(
                 }
             }
         }
+        if since.elapsed() > STABLE {
+            backoff = Backoff::default();
+        } else if pause(backoff.next(Failure::Refused.longest_pause()), &stop).await.is_err() {
+            // One that is lost at once, again and again, is not dialled without pause.
+            break;
+        }
     }
     if counted {
         shared.state.up();
@@ -404,30 +302,36 @@ async fn dial_until_up(
     shared: &Shared,
     name: &str,
     counted: &mut bool,
+    backoff: &mut Backoff,
     stop: &CancellationToken,
 ) -> Option<Arc<Link>> {
-    let mut backoff = Backoff::default();
     loop {
         if stop.is_cancelled() {
             return None;
         }
+        let connected = shared.connected.notified();
         match shared.dialer.dial(name).await {
             Ok(link) => return Some(link),
             Err(error) => {
                 if !std::mem::replace(counted, true) {
                     shared.state.down(&error.text);
-                } else if error.reached {
+                } else if error.kind == Failure::Refused {
                     warn!("{}", error.text);
                 }
-                // Asking a closed port costs nothing, a login that is refused does.
-                let most = if error.reached { 30 } else { 8 };
-                let pause = backoff.next(Duration::from_secs(most));
+                let longest = error.kind.longest_pause();
                 tokio::select! {
-                    () = stop.cancelled() => return None,
-                    () = tokio::time::sleep(pause) => {}
+                    () = connected, if error.kind != Failure::Refused => {}
+                    paused = pause(backoff.next(longest), stop) => paused.ok()?,
                 }
             }
         }
+    }
+}
+
+async fn pause(time: Duration, stop: &CancellationToken) -> Result<(), ()> {
+    tokio::select! {
+        () = stop.cancelled() => Err(()),
+        () = tokio::time::sleep(time) => Ok(()),
     }
 }
 
@@ -458,29 +362,13 @@ pub(super) fn random_name() -> String {
 }
 
 /// A number below `below`.
-fn random(below: u64) -> u64 {
+pub(super) fn random(below: u64) -> u64 {
     u64::try_from(Ulid::generate().random() % u128::from(below.max(1))).unwrap_or(0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn urls() {
-        let check = |urls: &[&str]| {
-            let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
-            Dialer::new(&urls).map(|dialer| format!("{:?}", dialer.targets))
-        };
-        assert_eq!(check(&["amqp://u:secret@h:1/v"]).unwrap(), "[h:1]");
-        assert_eq!(check(&["amqp://a", "amqps://b/%2f"]).unwrap(), "[a:5672, b:5671]");
-        assert_eq!(check(&[]).unwrap_err(), "RabbitMQ: no URL is configured");
-        for bad in ["http://u:secret@h", "secret", "amqp://u:secret@h:port"] {
-            let error = check(&["amqp://h", bad]).unwrap_err();
-            assert!(error.starts_with("RabbitMQ URL 2: "), "{error}");
-            assert!(!error.contains("secret"), "{error}");
-        }
-    }
 
     #[test]
     fn pauses_grow_up_to_the_most() {

@@ -7,7 +7,7 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | [`connection`] | dials, supervises, backs off |
+//! | [`dialer`], [`connection`] | connects, supervises, backs off |
 //! | [`declarer`] | declares queues |
 //! | [`publisher`], [`ledger`] | publishes and keeps what is not confirmed |
 //! | [`consumer`], [`subscription`], [`pool`] | `/queue`, and topics with acks |
@@ -19,6 +19,7 @@ mod connection;
 mod consumer;
 mod counters;
 mod declarer;
+mod dialer;
 mod ledger;
 mod node_queue;
 mod pool;
@@ -38,10 +39,11 @@ use tokio_util::task::TaskTracker;
 
 pub use counters::Snapshot;
 
-use self::connection::{Dialer, Shared, State};
+use self::connection::{Shared, State};
 use self::consumer::Consumers;
 use self::counters::Counters;
 use self::declarer::Declarer;
+use self::dialer::Dialer;
 use self::ledger::Limits;
 use self::node_queue::NodeQueue;
 use self::publisher::Publisher;
@@ -137,6 +139,7 @@ impl RabbitMq {
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             runtime: tokio::runtime::Handle::current(),
+            connected: tokio::sync::Notify::new(),
         });
         let dial =
             async |name| shared.dialer.dial(name).await.map_err(|error| StartError(error.text));

@@ -1,0 +1,14 @@
+//! The built relay as a process of its own, with real clients, RabbitMQ and Redis: what survives
+//! when one of them dies, hangs or comes back.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "in tests a panic is how to fail")]
+
+mod crash;
+mod fan_out;
+mod outage;
+mod peers;
+mod plugin;
+mod replay;
+mod shutdown;
+mod support;
+mod unread;

@@ -1,0 +1,114 @@
+//! Clients of RabbitMQ's own STOMP plugin and of the relay see each other's messages alike.
+
+use std::collections::BTreeMap;
+
+use system_tests::relay::Setup;
+use system_tests::stomp_client::{Client, Frame, Wire};
+
+use crate::support::shared_rabbitmq;
+
+/// Headers that may differ between the two receivers, and why.
+const MAY_DIFFER: [&str; 3] = [
+    // Every server numbers deliveries as it likes (STOMP 1.2, "MESSAGE").
+    "message-id",
+    // The receiver's own id.
+    "subscription",
+    // Made anew for each message that goes through the relay, so that the two messages sent to
+    // one queue have two; the plugin's messages have none. Compared below where there is one
+    // message for both receivers.
+    "x-id",
+];
+
+/// What a sender may say, and what each server makes of it.
+const SENT: [&[(&str, &str)]; 4] = [
+    &[],
+    &[("persistent", "true"), ("content-type", "text/plain;charset=utf-8")],
+    &[
+        ("content-encoding", "utf-8"),
+        ("priority", "4"),
+        ("correlation-id", "c-1"),
+        ("reply-to", "/queue/answers"),
+        ("expiration", "60000"),
+        ("amqp-message-id", "m-1"),
+        ("timestamp", "1700000000"),
+        ("type", "greeting"),
+        ("app-id", "test"),
+    ],
+    &[("x-own", "a:b\\c\nd"), ("own", ""), ("number", "17"), ("\u{e4}", "\u{f6}")],
+];
+
+fn headers(frame: &Frame) -> BTreeMap<&str, &str> {
+    let headers = frame.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    headers.filter(|(name, _)| !MAY_DIFFER.contains(name)).collect()
+}
+
+fn assert_alike(what: &str, plugin: &Frame, relay: &Frame) {
+    assert_eq!(plugin.body, relay.body, "{what}");
+    assert_eq!(headers(plugin), headers(relay), "{what}: plugin left, relay right");
+    for (server, frame) in [("plugin", plugin), ("relay", relay)] {
+        let mut names: Vec<&str> = frame.headers.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), frame.headers.len(), "{what}, {server}: a header is there twice");
+    }
+}
+
+#[tokio::test]
+async fn plugin_and_relay_show_the_same_message() {
+    let rabbit = shared_rabbitmq().await;
+    let relay = Setup::new().broker(&rabbit.amqp_url).start();
+    let plugin_address = ([127, 0, 0, 1], rabbit.stomp_port).into();
+    let mut plugin = Client::connect(Wire::Tcp, plugin_address, "guest").await;
+    let mut ours = Client::websocket(relay.http_address(), "guest").await;
+
+    // A topic: both receive the one message of each sender.
+    plugin.subscribe("p", "/topic/alike.a", &[]).await;
+    ours.subscribe("o", "/topic/alike.a", &[]).await;
+    for from_relay in [false, true] {
+        for (case, sent) in SENT.iter().enumerate() {
+            let what = format!("topic, case {case}, from the relay: {from_relay}");
+            let sender = if from_relay { &mut ours } else { &mut plugin };
+            let body = format!("body {case}");
+            sender.send("/topic/alike.a", sent, &body).await;
+            let (at_plugin, at_relay) = (plugin.message().await, ours.message().await);
+            assert_eq!(at_plugin.text(), body);
+            assert_alike(&what, &at_plugin, &at_relay);
+            assert_eq!(at_plugin.get("x-id"), at_relay.get("x-id"), "{what}");
+            assert_eq!(at_relay.get("x-id").is_some(), from_relay, "{what}");
+            as_sent(&what, sent, &at_relay);
+        }
+    }
+
+    // A queue: each message has one receiver, so each case is sent twice.
+    for from_relay in [false, true] {
+        for (case, sent) in SENT.iter().enumerate() {
+            let what = format!("queue, case {case}, from the relay: {from_relay}");
+            let mut got = Vec::new();
+            for to_relay in [false, true] {
+                let receiver = if to_relay { &mut ours } else { &mut plugin };
+                receiver.subscribe("q", "/queue/alike", &[("ack", "client")]).await;
+                let sender = if from_relay { &mut ours } else { &mut plugin };
+                sender.send("/queue/alike", sent, "body").await;
+                let receiver = if to_relay { &mut ours } else { &mut plugin };
+                let mut message = receiver.message().await;
+                let ack = message.header("ack").to_owned();
+                let ack = [("id", ack.as_str()), ("receipt", "ack")];
+                receiver.write(&Frame::new("ACK", &ack, b"")).await;
+                receiver.receipt("ack").await;
+                receiver.unsubscribe("q").await;
+                // The server's own, as its message-id.
+                message.headers.retain(|(name, _)| name != "ack");
+                got.push(message);
+            }
+            assert_alike(&what, &got[0], &got[1]);
+            as_sent(&what, sent, &got[1]);
+        }
+    }
+}
+
+/// What the sender said is there, as it said it.
+fn as_sent(what: &str, sent: &[(&str, &str)], got: &Frame) {
+    for (name, value) in sent {
+        assert_eq!(got.get(name), Some(*value), "{what}: {name}");
+    }
+}

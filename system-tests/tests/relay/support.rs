@@ -1,0 +1,73 @@
+//! What several of these tests do.
+
+use std::sync::Arc;
+
+use system_tests::rabbitmq::RabbitMqServer;
+use system_tests::redis::RedisServer;
+use system_tests::relay::Setup;
+use system_tests::stomp_client::{Client, Frame};
+
+/// Where unread messages are kept.
+#[derive(Debug)]
+pub(crate) enum Keeper {
+    Sqlite,
+    Redis(RedisServer),
+}
+
+impl Keeper {
+    pub(crate) fn redis() -> Self {
+        Self::Redis(RedisServer::start(&[]))
+    }
+
+    pub(crate) fn setup(&self) -> Setup {
+        match self {
+            Self::Sqlite => Setup::new(),
+            Self::Redis(server) => Setup::new().store(&server.url()),
+        }
+    }
+
+    /// A store that is a server of its own is killed too.
+    pub(crate) fn crash(&mut self) {
+        if let Self::Redis(server) = self {
+            server.kill();
+            server.restart();
+        }
+    }
+}
+
+/// The RabbitMQ of all tests that leave it alone.
+pub(crate) async fn shared_rabbitmq() -> Arc<RabbitMqServer> {
+    blocking(|| RabbitMqServer::shared().unwrap()).await
+}
+
+/// Runs what blocks without holding up the clients.
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.unwrap()
+}
+
+/// Everything unread of the client's user, by `SUBSCRIBE /app/unread`, which must fit into one
+/// page; and the end frame.
+pub(crate) async fn pull_unread(client: &mut Client) -> (Vec<Frame>, Frame) {
+    client.subscribe("pull", "/app/unread", &[("x-unread-limit", "500")]).await;
+    let mut messages = client.take_frames();
+    let end = messages.pop().expect("an end frame");
+    assert_eq!(end.get("x-unread-end"), Some("true"), "{end:?}");
+    (messages, end)
+}
+
+pub(crate) fn bodies(frames: &[Frame]) -> Vec<&str> {
+    frames.iter().map(Frame::text).collect()
+}
+
+/// `prefix-0` and so on.
+pub(crate) fn numbered(prefix: &str, count: usize) -> Vec<String> {
+    (0..count).map(|number| format!("{prefix}-{number}")).collect()
+}
+
+/// No two messages have the same `x-id`.
+pub(crate) fn assert_distinct_x_ids(frames: &[Frame]) {
+    let mut ids: Vec<&str> = frames.iter().map(|frame| frame.header("x-id")).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    assert_eq!(ids.len(), frames.len(), "an x-id came twice");
+}

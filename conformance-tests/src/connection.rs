@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
@@ -35,16 +36,25 @@ pub(crate) enum Event {
     Silence,
 }
 
+/// A connection without framing: TCP, or a pipe within this process.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
 /// Where a connection goes.
-#[derive(Clone, Debug)]
-pub(crate) struct Address {
-    pub(crate) authority: String,
-    /// For WebSocket.
-    pub(crate) url: String,
+#[derive(Clone)]
+pub(crate) enum Address {
+    Network {
+        authority: String,
+        /// For WebSocket.
+        url: String,
+    },
+    /// What opens a connection to a server in this process.
+    Memory(Arc<dyn Fn() -> Box<dyn Stream> + Send + Sync>),
 }
 
 enum Wire {
-    Tcp(TcpStream),
+    Plain(Box<dyn Stream>),
     WebSocket(Box<WebSocketStream<TcpStream>>),
     /// Dropped by this side.
     Gone,
@@ -90,16 +100,20 @@ impl Connection {
         transport: Transport,
         offer: &[String],
     ) -> Result<(Wire, Option<String>), String> {
-        let tcp = TcpStream::connect(&address.authority)
+        let (authority, url) = match address {
+            Address::Memory(open) => return Ok((Wire::Plain(open()), None)),
+            Address::Network { authority, url } => (authority, url),
+        };
+        let tcp = TcpStream::connect(authority)
             .await
-            .map_err(|error| format!("connecting to {}: {error}", address.authority))?;
+            .map_err(|error| format!("connecting to {authority}: {error}"))?;
         // A small write must not wait for the answer to the one before it.
         tcp.set_nodelay(true).map_err(|error| error.to_string())?;
         if transport == Transport::Tcp {
-            return Ok((Wire::Tcp(tcp), None));
+            return Ok((Wire::Plain(Box::new(tcp)), None));
         }
-        let failed = |error: WsError| format!("WebSocket handshake at {}: {error}", address.url);
-        let mut request = address.url.as_str().into_client_request().map_err(failed)?;
+        let failed = |error: WsError| format!("WebSocket handshake at {url}: {error}");
+        let mut request = url.as_str().into_client_request().map_err(failed)?;
         if !offer.is_empty() {
             let list = HeaderValue::from_str(&offer.join(", ")).map_err(|e| e.to_string())?;
             request.headers_mut().insert("Sec-WebSocket-Protocol", list);
@@ -116,8 +130,8 @@ impl Connection {
     pub(crate) async fn send(&mut self, bytes: &[u8], limit: Duration) {
         self.note('>', bytes);
         let written = match &mut self.wire {
-            Wire::Tcp(tcp) => {
-                timeout(limit, tcp.write_all(bytes)).await.map(|r| r.map_err(|e| e.to_string()))
+            Wire::Plain(stream) => {
+                timeout(limit, stream.write_all(bytes)).await.map(|r| r.map_err(|e| e.to_string()))
             }
             Wire::WebSocket(stream) => {
                 // A frame, not a text: a case may send bytes that are no UTF-8.
@@ -151,7 +165,7 @@ impl Connection {
         if self.closed.is_none() {
             let limit = Duration::from_millis(500);
             let ended = match &mut self.wire {
-                Wire::Tcp(tcp) => timeout(limit, tcp.shutdown()).await.is_ok(),
+                Wire::Plain(stream) => timeout(limit, stream.shutdown()).await.is_ok(),
                 Wire::WebSocket(stream) => timeout(limit, (**stream).close(None)).await.is_ok(),
                 Wire::Gone => true,
             };
@@ -206,9 +220,9 @@ impl Connection {
     /// Reads once. Losing the future loses no bytes.
     async fn read(&mut self) {
         match &mut self.wire {
-            Wire::Tcp(tcp) => {
+            Wire::Plain(stream) => {
                 let mut buffer = Vec::with_capacity(16 * 1024);
-                match tcp.read_buf(&mut buffer).await {
+                match stream.read_buf(&mut buffer).await {
                     Ok(0) => self.end(None, "closed"),
                     Ok(_) => self.arrived(&buffer),
                     Err(error) => self.end(None, &format!("closed: {error}")),

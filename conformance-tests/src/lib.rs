@@ -20,6 +20,7 @@ mod template;
 mod transcript;
 mod transcripts;
 
+pub use connection::Stream;
 pub use profile::{Difference, Profile, ProfileError};
 pub use report::{Failure, Outcome, Report, Verdict};
 pub use runner::{Filter, Runner, Target, TargetError, run_all};

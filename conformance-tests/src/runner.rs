@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::http::Uri;
 
-use crate::connection::Address;
+use crate::connection::{Address, Stream};
 use crate::play::{Setting, play};
 use crate::profile::{Profile, covers};
 use crate::report::{Failure, Outcome, Report, Verdict};
@@ -29,7 +29,11 @@ pub struct Target {
 
 impl fmt::Debug for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Target").field("url", &self.address.url).finish_non_exhaustive()
+        let url = match &self.address {
+            Address::Network { url, .. } => url,
+            Address::Memory(_) => "in this process",
+        };
+        f.debug_struct("Target").field("url", &url).finish_non_exhaustive()
     }
 }
 
@@ -71,12 +75,28 @@ impl Target {
             return refused("login and passcode cannot have line ends or NUL");
         }
         Ok(Self {
-            address: Address { authority: format!("{host}:{port}"), url: url.to_owned() },
+            address: Address::Network { authority: format!("{host}:{port}"), url: url.to_owned() },
             web_socket,
             login: login.to_owned(),
             passcode: passcode.to_owned(),
             profile,
         })
+    }
+
+    /// A server in this process: `open` makes a connection to it. The cases for TCP are played.
+    pub fn in_process<S: Stream + 'static>(
+        open: impl Fn() -> S + Send + Sync + 'static,
+        login: &str,
+        passcode: &str,
+        profile: Profile,
+    ) -> Self {
+        Self {
+            address: Address::Memory(Arc::new(move || Box::new(open()))),
+            web_socket: false,
+            login: login.to_owned(),
+            passcode: passcode.to_owned(),
+            profile,
+        }
     }
 
     fn plays(&self, case: &Case, transport: Transport) -> bool {

@@ -1,3 +1,5 @@
+//! Who is let in by which credentials.
+
 use std::num::NonZeroU32;
 use std::time::Duration;
 

@@ -1,3 +1,5 @@
+//! What the config takes, refuses and prints.
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,6 +1,6 @@
 //! What each part of the program is configured with: validated, public, without behaviour.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +8,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::auth::secret::Secret;
+pub use crate::http::AddressRange;
 pub use crate::relay::rabbitmq::{QueueDeleted, Unroutable};
 pub use crate::session::{Errors, OnError};
 use crate::user as unread;
@@ -40,32 +41,6 @@ pub enum StoreConfig {
     Sqlite { path: PathBuf },
     Redis { url: Secret },
     Memory,
-}
-
-/// A range of addresses: `10.0.0.0/8`, or one address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AddressRange {
-    pub address: IpAddr,
-    /// Leading bits that count.
-    pub prefix: u8,
-}
-
-impl AddressRange {
-    /// Whether the address is in it. An IPv4 address in IPv6 clothes counts as IPv4.
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        match (self.address.to_canonical(), address.to_canonical()) {
-            (IpAddr::V4(own), IpAddr::V4(other)) => {
-                let shift = 32_u32.saturating_sub(u32::from(self.prefix));
-                own.to_bits().checked_shr(shift) == other.to_bits().checked_shr(shift)
-            }
-            (IpAddr::V6(own), IpAddr::V6(other)) => {
-                let shift = 128_u32.saturating_sub(u32::from(self.prefix));
-                own.to_bits().checked_shr(shift) == other.to_bits().checked_shr(shift)
-            }
-            _ => false,
-        }
-    }
 }
 
 /// Where sessions begin.

@@ -5,6 +5,7 @@ pub mod admin;
 mod api;
 mod origin;
 mod problem;
+mod range;
 mod upgrade;
 
 use std::convert::Infallible;
@@ -27,10 +28,10 @@ use tower::{ServiceExt, service_fn};
 use tower_http::services::ServeDir;
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::config::AddressRange;
 use crate::session::driver::Services;
 use crate::transport::tcp;
 pub use origin::{OriginRule, Origins};
+pub use range::AddressRange;
 
 /// Head and header limits of a request.
 const HEAD_BYTES: usize = 16 * 1024;

@@ -104,6 +104,18 @@ impl Relay {
         self.addresses.tcp
     }
 
+    /// The process, to look at its memory.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// All that it has logged since it was started last.
+    #[must_use]
+    pub fn log(&self) -> String {
+        log(self.folder.path(), self.runs)
+    }
+
     /// As with kill -9.
     ///
     /// # Panics

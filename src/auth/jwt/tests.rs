@@ -1,3 +1,5 @@
+//! Tokens, good and bad, and keys.
+
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der, PublicKeyX509Der};
 use aws_lc_rs::rsa::KeySize;
 use base64::prelude::BASE64_STANDARD;

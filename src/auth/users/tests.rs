@@ -1,3 +1,5 @@
+//! Users files, good and bad, and passwords.
+
 use std::path::PathBuf;
 
 use tempfile::TempDir;

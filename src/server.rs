@@ -204,7 +204,7 @@ async fn open_store(config: &Config, node: &str) -> Result<Store, StartError> {
     };
     Store::open(&url, caps, node).await.map_err(|error| {
         let (StoreError::Unavailable(text) | StoreError::Broken(text)) = error;
-        StartError(format!("store.url: {text}"))
+        StartError(format!("store.url: {}", text.strip_prefix("store: ").unwrap_or(&text)))
     })
 }
 
@@ -251,11 +251,11 @@ fn node_id(config: &Config) -> Result<String, StartError> {
             let id = new_node_id();
             fs::write(&path, format!("{id}\n")).map_err(|error| {
                 let path = path.display();
-                StartError(format!("cannot write {path}: {error}; or set node.id"))
+                StartError(format!("node.id: cannot keep the node's name in {path}: {error}"))
             })?;
             Ok(id)
         }
-        Err(error) => Err(StartError(format!("cannot read {}: {error}", path.display()))),
+        Err(error) => Err(StartError(format!("node.id: cannot read {}: {error}", path.display()))),
     }
 }
 

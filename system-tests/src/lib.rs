@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 pub mod rabbitmq;
+pub mod raw;
 pub mod redis;
 #[cfg(test)]
 mod redis_store;

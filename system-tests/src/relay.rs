@@ -35,6 +35,7 @@ pub struct Setup {
     broker: Option<String>,
     store: Option<String>,
     config: String,
+    log_level: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +77,13 @@ impl Setup {
     pub fn config(mut self, toml: &str) -> Self {
         self.config.push_str(toml);
         self.config.push('\n');
+        self
+    }
+
+    /// `STOMP_RELAY_LOG`.
+    #[must_use]
+    pub fn log_level(mut self, level: &str) -> Self {
+        self.log_level = Some(level.to_owned());
         self
     }
 
@@ -268,6 +276,9 @@ fn launch(folder: &Path, setup: &Setup, run: usize) -> (Child, Addresses) {
         if let Some(value) = value {
             command.args([flag, value]);
         }
+    }
+    if let Some(level) = &setup.log_level {
+        command.env("STOMP_RELAY_LOG", level);
     }
     let mut child = command.spawn().unwrap();
     let end = Instant::now() + PATIENCE;

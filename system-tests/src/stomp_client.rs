@@ -236,7 +236,12 @@ impl Client {
     ///
     /// # Panics
     /// Where none comes.
-    pub async fn send(&mut self, destination: &str, headers: &[(&str, &str)], body: &str) -> String {
+    pub async fn send(
+        &mut self,
+        destination: &str,
+        headers: &[(&str, &str)],
+        body: &str,
+    ) -> String {
         let receipt = self.send_later(destination, headers, body).await;
         let frame = self.receipt(&receipt).await;
         frame.get("x-receipt-level").unwrap_or_default().to_owned()

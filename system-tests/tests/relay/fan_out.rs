@@ -12,10 +12,8 @@ const NODE: &str = "fan-out";
 #[tokio::test]
 async fn two_hundred_subscribers_are_one_queue_and_one_binding() {
     let rabbit = shared_rabbitmq().await;
-    let relay = Setup::new()
-        .broker(&rabbit.amqp_url)
-        .config(&format!("node.id = \"{NODE}\""))
-        .start();
+    let relay =
+        Setup::new().broker(&rabbit.amqp_url).config(&format!("node.id = \"{NODE}\"")).start();
     let mut subscribers = Vec::new();
     for number in 0..SUBSCRIBERS {
         let (wire, address) = if number % 2 == 0 {

@@ -59,7 +59,11 @@ async fn sender(mut client: Client, number: usize, progress: Arc<Progress>) -> (
         let body = format!("{number} {}", count / 2);
         let destination = if count % 2 == 0 { "/queue/out" } else { "/user/bob/queue/out" };
         open.push_back(client.send_later(destination, &[("persistent", "true")], &body).await);
-        if count % 2 == 0 { sent.queue.push(body) } else { sent.user.push(body) };
+        if count % 2 == 0 {
+            sent.queue.push(body)
+        } else {
+            sent.user.push(body)
+        };
         count += 1;
         if open.len() >= WINDOW {
             client.receipt(&open.pop_front().unwrap()).await;
@@ -182,10 +186,7 @@ async fn nothing_is_lost_when_rabbitmq_is_away_for_10_s() {
 #[tokio::test]
 async fn subscriptions_work_again_after_a_restart_of_rabbitmq() {
     let rabbit = Arc::new(blocking(|| RabbitMqServer::new().unwrap()).await);
-    let relay = Setup::new()
-        .broker(&rabbit.amqp_url)
-        .config("relay.outage.time = \"3m\"")
-        .start();
+    let relay = Setup::new().broker(&rabbit.amqp_url).config("relay.outage.time = \"3m\"").start();
     let mut bob = Client::websocket(relay.http_address(), "bob").await;
     bob.subscribe("topic", "/topic/again", &[]).await;
     let mut carol = Client::connect(Wire::Tcp, relay.tcp_address(), "carol").await;

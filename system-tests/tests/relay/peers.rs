@@ -26,7 +26,11 @@ async fn what_a_dead_peer_was_sent_is_unread(keeper: Keeper, wire: Wire, vanish:
     // The PONG after it is on its way once a later RECEIPT was read.
     bob.subscribe("later", "/topic/later", &[]).await;
 
-    if vanish { bob.vanish().await } else { bob.freeze().await };
+    if vanish {
+        bob.vanish().await
+    } else {
+        bob.freeze().await
+    };
     let mut sent = Vec::new();
     let mut levels = (0, 0);
     loop {
@@ -58,7 +62,6 @@ async fn what_a_dead_peer_was_sent_is_unread(keeper: Keeper, wire: Wire, vanish:
     assert_eq!(got, sent);
     assert_eq!((end.get("x-unread-left"), end.get("x-unread-truncated")), (Some("0"), None));
 }
-
 
 #[tokio::test]
 async fn websocket_that_is_not_read_sqlite() {

@@ -82,31 +82,35 @@ async fn plugin_and_relay_show_the_same_message() {
         }
     }
 
-    // A queue: each message has one receiver, so each case is sent twice.
+    // A queue: each message has one receiver, so each case is sent twice, to a queue of each
+    // receiver's own.
+    plugin.subscribe("q", "/queue/alike.plugin", &[("ack", "client")]).await;
+    ours.subscribe("q", "/queue/alike.relay", &[("ack", "client")]).await;
     for from_relay in [false, true] {
         for (case, sent) in SENT.iter().enumerate() {
             let what = format!("queue, case {case}, from the relay: {from_relay}");
-            let mut got = Vec::new();
-            for to_relay in [false, true] {
-                let receiver = if to_relay { &mut ours } else { &mut plugin };
-                receiver.subscribe("q", "/queue/alike", &[("ack", "client")]).await;
+            for queue in ["/queue/alike.plugin", "/queue/alike.relay"] {
                 let sender = if from_relay { &mut ours } else { &mut plugin };
-                sender.send("/queue/alike", sent, "body").await;
-                let receiver = if to_relay { &mut ours } else { &mut plugin };
-                let mut message = receiver.message().await;
-                let ack = message.header("ack").to_owned();
-                let ack = [("id", ack.as_str()), ("receipt", "ack")];
-                receiver.write(&Frame::new("ACK", &ack, b"")).await;
-                receiver.receipt("ack").await;
-                receiver.unsubscribe("q").await;
-                // The server's own, as its message-id.
-                message.headers.retain(|(name, _)| name != "ack");
-                got.push(message);
+                sender.send(queue, sent, "body").await;
             }
-            assert_alike(&what, &got[0], &got[1]);
-            as_sent(&what, sent, &got[1]);
+            let at_plugin = taken(&mut plugin, "/queue/alike.plugin").await;
+            let at_relay = taken(&mut ours, "/queue/alike.relay").await;
+            assert_alike(&what, &at_plugin, &at_relay);
+            as_sent(&what, sent, &at_relay);
         }
     }
+}
+
+/// The next message, ACKed; without what says which queue's and which server's it is.
+async fn taken(client: &mut Client, queue: &str) -> Frame {
+    let mut message = client.message().await;
+    assert_eq!(message.header("destination"), queue);
+    let ack = message.header("ack").to_owned();
+    let ack = [("id", ack.as_str()), ("receipt", "ack")];
+    client.write(&Frame::new("ACK", &ack, b"")).await;
+    client.receipt("ack").await;
+    message.headers.retain(|(name, _)| name != "ack" && name != "destination");
+    message
 }
 
 /// What the sender said is there, as it said it.

@@ -80,6 +80,7 @@ pub enum DestinationError {
     Blank,
     TooLong {
         bytes: usize,
+        limit: usize,
     },
     /// A control character; the text is not repeated.
     Control,
@@ -108,9 +109,9 @@ impl DestinationError {
     pub fn text(&self) -> (&'static str, String) {
         match self {
             Self::Blank => ("Invalid destination", "Destination cannot be blank\n".into()),
-            Self::TooLong { bytes } => (
+            Self::TooLong { bytes, limit } => (
                 "Destination too long",
-                format!("A destination has at most {MAX_BYTES} bytes, this one has {bytes}.\n"),
+                format!("A destination has at most {limit} bytes, this one has {bytes}.\n"),
             ),
             Self::Control => {
                 ("Invalid destination", "A destination has no control characters.\n".into())
@@ -290,7 +291,7 @@ fn split(text: &str) -> Result<(&str, &str), DestinationError> {
         return Err(DestinationError::Blank);
     }
     if text.len() > MAX_BYTES {
-        return Err(DestinationError::TooLong { bytes: text.len() });
+        return Err(DestinationError::TooLong { bytes: text.len(), limit: MAX_BYTES });
     }
     if text.chars().any(char::is_control) {
         return Err(DestinationError::Control);
@@ -410,7 +411,7 @@ mod tests {
         let long = format!("/queue/{}", "x".repeat(300));
         assert!(matches!(
             Destination::for_send(&long),
-            Err(DestinationError::TooLong { bytes: 307 })
+            Err(DestinationError::TooLong { bytes: 307, limit: MAX_BYTES })
         ));
     }
 

@@ -269,6 +269,7 @@ fn is_node_id(id: &str) -> bool {
 
 fn session_limits(limits: &Limits) -> session::Limits {
     session::Limits {
+        destination_bytes: limits.destination_bytes,
         subscriptions: limits.subscriptions,
         unacked: limits.unacked,
         prefetch: limits.prefetch,

@@ -293,11 +293,6 @@ fn origins(s: &mut Settings, name: &str) -> Vec<String> {
 
 fn relay(s: &mut Settings) -> RelayConfig {
     RelayConfig {
-        queue_type: choice(
-            s,
-            "relay.queue_type",
-            &[("classic", QueueType::Classic), ("quorum", QueueType::Quorum)],
-        ),
         queue_deleted: choice(
             s,
             "relay.queue_deleted",
@@ -308,7 +303,6 @@ fn relay(s: &mut Settings) -> RelayConfig {
             "relay.unroutable",
             &[("error", Unroutable::Error), ("keep", Unroutable::Keep)],
         ),
-        allow_names: s.list("relay.allow_names"),
         outage: OutageConfig {
             messages: count(s, "relay.outage.messages"),
             bytes: count(s, "relay.outage.bytes"),

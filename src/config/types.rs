@@ -93,18 +93,9 @@ pub enum EndpointAuth {
 /// How RabbitMQ is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayConfig {
-    pub queue_type: QueueType,
     pub queue_deleted: QueueDeleted,
     pub unroutable: Unroutable,
-    /// Reserved names that clients may reach all the same.
-    pub allow_names: Vec<String>,
     pub outage: OutageConfig,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum QueueType {
-    Classic,
-    Quorum,
 }
 
 /// What waits in the node while the broker is away, all sessions together.

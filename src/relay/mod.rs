@@ -138,6 +138,15 @@ impl Broker {
         }
     }
 
+    /// What happened so far, by name.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        match self {
+            Self::Embedded(_) => Vec::new(),
+            Self::RabbitMq(broker) => broker.snapshot().named(),
+        }
+    }
+
     /// Housekeeping, every minute or so.
     pub fn sweep(&self, now: Instant) {
         match self {

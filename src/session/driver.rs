@@ -4,6 +4,9 @@
 //! Reading never waits for writing. What the socket does not take stays in `out`; as long as
 //! something is there the mailbox is left as it is, so that its limits count.
 
+mod ending;
+mod perform;
+
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -11,13 +14,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncReadExt;
 
-use crate::auth::{AuthError, Authenticator, Principal};
+use crate::auth::{Authenticator, Principal};
 use crate::message::Message;
 use crate::relay::Broker;
-use crate::relay::mailbox::{Delivery, Entry, Event, Mailbox, Signals, Source, Submit, Token};
-use crate::stomp::{self, Decoder, DecoderEvent, Frame, Headers, encode};
+use crate::relay::mailbox::{Entry, Event, Mailbox, Signals};
+use crate::stomp::{self, Decoder, DecoderEvent};
 use crate::telemetry::Metrics;
 use crate::ticker::Ticker;
 use crate::transport::websocket::frame::{self, FrameLimits};
@@ -30,12 +32,11 @@ use super::{Action, After, Outgoing, Session, Settings, Violation, Wire};
 
 /// Written in one turn, so that one session does not hold up the others of its worker.
 const TURN_BYTES: usize = 64 * 1024;
-/// A closed connection waits so long for the other side to close too.
-const LINGER: Duration = Duration::from_secs(5);
-const LINGER_TCP: Duration = Duration::from_secs(2);
 /// TCP is asked this often what the peer's kernel has acknowledged.
 const TCP_PROOF: Duration = Duration::from_secs(1);
 
+/// Never sent: there is nobody to send it to (RFC 6455 section 7.4.1).
+const LOST: u16 = 1006;
 const SLOW_READER: (u16, &str) = (4500, "slow reader");
 
 /// Limits of a connection; the narrow ones hold before CONNECTED.
@@ -148,6 +149,8 @@ impl Driver {
 
     /// Runs the session to its end.
     pub async fn run(mut self) {
+        self.services.metrics.sessions_opened.inc();
+        self.services.metrics.sessions.inc();
         self.turn(|_, _| {});
         while self.over.is_none() {
             let (wake, entries) = self.next().await;
@@ -199,7 +202,7 @@ impl Driver {
             Wake::Writable(Ok(())) => {}
             // The other side is gone; what it did not prove to have is kept.
             Wake::Read(Ok(None) | Err(_)) | Wake::Writable(Err(_)) => {
-                self.over.get_or_insert((1006, "connection lost"));
+                self.over.get_or_insert((LOST, "connection lost"));
             }
             Wake::Mail(signals) => {
                 self.signals(signals, now, turn);
@@ -377,160 +380,6 @@ impl Driver {
         }
     }
 
-    /// Performs actions until none is left; an answer that is there at once may add some.
-    fn perform(&mut self, turn: &mut Turn) {
-        while !turn.actions.is_empty() {
-            for action in std::mem::take(&mut turn.actions) {
-                self.act(action, turn);
-            }
-        }
-    }
-
-    fn act(&mut self, action: Action, turn: &mut Turn) {
-        let services = self.services.clone();
-        match action {
-            Action::Send(frame) => self.put_frame(&frame, turn),
-            Action::Written(bytes) => self.transport.put(&mut turn.scratch, true, [&bytes, b""]),
-            Action::Deliver { head, message, own_id, after } => {
-                self.put_message(&head, Outgoing { message, own_id, after }, turn);
-            }
-            Action::Authenticate(headers) => self.authenticate(headers),
-            Action::Connected => self.connected(),
-            Action::Publish { token, message } => {
-                let submit = services.broker.publish(&self.mailbox, token, message);
-                self.submitted(token, submit, turn);
-            }
-            Action::SendToUser { token, message, never } => {
-                let submit = services.users.send(&self.mailbox, Some(token), message, never);
-                self.submitted(token, submit, turn);
-            }
-            Action::Subscribe { token, request } => {
-                let submit = services.broker.subscribe(&self.mailbox, token, request);
-                self.submitted(token, submit, turn);
-            }
-            Action::Unsubscribe { subscription, destination } => {
-                services.broker.unsubscribe(&self.mailbox, subscription, &destination);
-            }
-            Action::Settle { subscription, destination, tags, settlement } => {
-                let of = &self.mailbox;
-                services.broker.settle(of, subscription, &destination, &tags, settlement);
-            }
-            Action::SubscribeUser { token, subscription, to } => {
-                services.users.subscribe(&self.mailbox, subscription, &to, token);
-            }
-            Action::UnsubscribeUser { subscription, to } => {
-                services.users.unsubscribe(&self.mailbox, subscription, &to);
-            }
-            action @ (Action::Replay { .. } | Action::Page { .. }) => self.pull(action, turn),
-            Action::MarkRead { which, request, token } => {
-                if let Some(user) = self.user() {
-                    let answer = token.map(|token| (&self.mailbox, token));
-                    services.users.mark_read(&user, which, request, answer);
-                }
-            }
-            Action::Restore(messages) => self.restore(messages),
-            Action::HeartBeat => self.transport.put(&mut turn.scratch, true, [b"\n", b""]),
-            Action::Ping => self.ping(turn),
-            Action::Close { code, reason } => {
-                self.over.get_or_insert((code, reason));
-            }
-        }
-    }
-
-    /// Asks for stored messages once what is there is written: nothing is buffered twice.
-    fn pull(&mut self, action: Action, turn: &Turn) {
-        if self.pending(turn) > 0 && self.deferred.is_none() {
-            self.deferred = Some(action);
-            return;
-        }
-        let users = &self.services.users;
-        match action {
-            Action::Replay { subscription, to, after, limit } => {
-                users.replay(&self.mailbox, subscription, &to, after, limit);
-            }
-            Action::Page { subscription, after, limit } => {
-                if let Some(user) = self.user() {
-                    users.page(&self.mailbox, subscription, &user, after, limit);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn submitted(&mut self, token: Token, submit: Submit, turn: &mut Turn) {
-        match submit {
-            Submit::Done(level) => self.session.done(token, Ok(level), &mut turn.actions),
-            Submit::Refused(refusal) => {
-                self.session.done(token, Err(refusal), &mut turn.actions);
-            }
-            Submit::Pending => {}
-        }
-    }
-
-    fn put_frame(&self, frame: &Frame, turn: &mut Turn) {
-        let mut bytes = Vec::with_capacity(frame.headers.text_len() + frame.body.len() + 64);
-        encode::encode(&mut bytes, frame, self.session.version());
-        self.transport.put(&mut turn.scratch, true, [&bytes, b""]);
-    }
-
-    fn connected(&mut self) {
-        let limits = &self.services.limits;
-        self.decoder.set_limits(limits.wide);
-        self.decoder.set_version(self.session.version());
-        self.transport.set_limits(limits.wide_ws);
-    }
-
-    /// Login takes its time elsewhere; the answer comes by the mailbox.
-    fn authenticate(&self, headers: Headers) {
-        let (services, mailbox) = (self.services.clone(), self.mailbox.clone());
-        let address = self.place.address();
-        tokio::spawn(async move {
-            let result = services.authenticator.connect(&headers, address).await;
-            mailbox.event(Event::Authenticated(result));
-        });
-    }
-
-    fn authenticated(
-        &mut self,
-        result: Result<Principal, AuthError>,
-        now: Instant,
-        turn: &mut Turn,
-    ) {
-        let result = result.and_then(|principal| {
-            if self.place.take_user(&principal.name) {
-                Ok(principal)
-            } else {
-                Err(AuthError::TooMany { retry_after: Duration::from_secs(60) })
-            }
-        });
-        let expires = result.as_ref().ok().and_then(|principal| expiry(principal, now));
-        self.session.authenticated(result, expires, now, &mut turn.actions);
-    }
-
-    fn ping(&mut self, turn: &mut Turn) {
-        if let Some(payload) = self.proofs.ping() {
-            frame::write_ping(&mut turn.scratch, &payload);
-        }
-    }
-
-    /// Messages of the user that the other side proved to have.
-    fn proven(&mut self, turn: &mut Turn) {
-        let proven = self.proofs.take_proven();
-        let read =
-            proven.into_iter().filter_map(|(message, id)| Some((message.destination.clone(), id?)));
-        self.session.proven(read, &mut turn.actions);
-        self.perform(turn);
-    }
-
-    fn prove_tcp(&mut self, turn: &mut Turn) {
-        if self.proofs.wants_tcp()
-            && let Ok(open) = crate::transport::tcp::unacknowledged(self.transport.stream())
-        {
-            self.proofs.acknowledged(open);
-            self.proven(turn);
-        }
-    }
-
     /// Writes what the turn made, as far as the kernel takes it.
     fn flush(&mut self, turn: &mut Turn) {
         let now = Instant::now();
@@ -548,7 +397,7 @@ impl Driver {
         }
         let bytes = if is_fresh { &turn.scratch } else { &self.out };
         let Ok(written) = self.transport.write(bytes) else {
-            self.over.get_or_insert((1006, "connection lost"));
+            self.over.get_or_insert((LOST, "connection lost"));
             return;
         };
         if written > 0 {
@@ -610,58 +459,6 @@ impl Driver {
             self.services.metrics.unread_restored.inc_by(messages.len() as u64);
             self.services.users.restore(&user, messages);
         }
-    }
-
-    /// The session ends: its places are given up, and what it did not prove to have is kept.
-    fn end(&mut self) {
-        self.prove_tcp(&mut Turn::default());
-        let left = self.mailbox.close();
-        let mut ending = self.session.end();
-        let mut unproven = self.proofs.unproven();
-        for Settled { subscription, queue, .. } in self.proofs.unsettled() {
-            ending.broker.push((subscription, queue));
-        }
-        for entry in left {
-            let Entry::Own(delivery) = entry else { continue };
-            let Delivery { message, subscription, source, .. } = *delivery;
-            match source {
-                Source::User { unread_id: None } => unproven.push(message),
-                Source::User { unread_id: Some(_) } => {}
-                Source::Queue { .. } => {
-                    ending.broker.push((subscription, message.destination.clone()));
-                }
-            }
-        }
-        for (subscription, to) in ending.user {
-            self.services.users.unsubscribe(&self.mailbox, subscription, &to);
-        }
-        self.services.broker.session_ended(&self.mailbox, &ending.broker);
-        unproven.extend(ending.unacked);
-        self.restore(unproven);
-        self.place.leave();
-        if let Some((code, reason)) = self.over {
-            tracing::debug!(session = self.place.name(), code, reason, "session ended");
-        }
-    }
-
-    /// Says good-bye and waits a little for the other side to do so too.
-    async fn linger(self) {
-        let Self { transport, mut out, over, .. } = self;
-        let Some((code, reason)) = over.filter(|(code, _)| *code != 1006) else { return };
-        let is_websocket = transport.is_websocket();
-        transport.put_close(&mut out, code, reason);
-        let mut stream = transport.into_stream();
-        let time = if is_websocket { LINGER } else { LINGER_TCP };
-        let farewell = async {
-            use tokio::io::AsyncWriteExt;
-            stream.write_all(&out).await?;
-            stream.shutdown().await?;
-            let mut sink = [0_u8; 1024];
-            while stream.read(&mut sink).await? > 0 {}
-            io::Result::Ok(())
-        };
-        // Whatever comes of it, the connection is over.
-        let _ = tokio::time::timeout(time, farewell).await;
     }
 }
 

@@ -119,6 +119,7 @@ impl Session {
     fn judge(&self, headers: &Headers, body: Bytes, context: Context) -> Result<Sending, Refusal> {
         let text = context.destination.as_deref().unwrap_or_default();
         let body = detached(body);
+        self.fits(text)?;
         let destination = Destination::for_send(text).map_err(|error| refusal_of(&error))?;
         self.may(RuleFrame::Send, &destination, text)?;
         for name in SHORT {
@@ -158,6 +159,13 @@ impl Session {
             }
         };
         Ok(Sending { target, context })
+    }
+
+    /// Whether a destination is as short as the config wants it.
+    pub(super) fn fits(&self, text: &str) -> Result<(), Refusal> {
+        let (bytes, limit) = (text.len(), self.settings.limits.destination_bytes);
+        let error = DestinationError::TooLong { bytes, limit };
+        if bytes > limit { Err(refusal_of(&error)) } else { Ok(()) }
     }
 
     /// Whether the rules let the session do it.

@@ -4,22 +4,20 @@ use std::time::Instant;
 
 use crate::auth::policy::RuleFrame;
 use crate::destination::{Destination, UserDestination};
-use crate::persistence::UnreadId;
 use crate::relay::error::{Refusal, RefusalKind};
 use crate::relay::mailbox::{Delivery, Entry, Source, SubscriptionNumber};
 use crate::relay::{AckMode, Settlement, SubscribeRequest};
 use crate::stomp::encode::{encode_header, push_decimal};
 use crate::stomp::{Command, Headers, Version};
-use crate::user::{ERRORS_TARGET, Read, Replay};
+use crate::user::{ERRORS_TARGET, Replay};
 
-use super::acks::{Found, Settles, Unacked};
+use super::acks::{Settles, Unacked};
 use super::action::{Action, After, Outgoing};
 use super::app::PAGE;
 use super::error::Violation;
-use super::machine::{Context, ID_BYTES, Session, Waiting};
+use super::machine::{Context, Session, Waiting};
 use super::send::{no_application, refusal_of};
 use super::subscriptions::{Feed, Replaying, Subscription};
-use super::transactions::Step;
 
 impl Session {
     pub(super) fn subscribe(
@@ -68,6 +66,7 @@ impl Session {
     }
 
     fn judge_subscribe(&self, text: &str) -> Result<Destination, Refusal> {
+        self.fits(text)?;
         let user = self.principal.as_ref().map(|principal| &*principal.name);
         let destination = Destination::for_subscribe(text, user.unwrap_or_default())
             .map_err(|error| refusal_of(&error))?;
@@ -269,111 +268,6 @@ impl Session {
         }
     }
 
-    pub(super) fn ack(
-        &mut self,
-        command: Command,
-        headers: &Headers,
-        out: &mut Vec<Action>,
-    ) -> Result<(), Violation> {
-        // 1.2 names the MESSAGE's `ack`, 1.1 and 1.0 its `message-id`.
-        let name = if self.version == Version::V12 { "id" } else { "message-id" };
-        let Some(text) = headers.get(name) else {
-            return Err(Violation::new(
-                "Missing header",
-                format!("\"{}\" must include the \"{name}\" header\n", command.name()),
-            ));
-        };
-        let number = text
-            .strip_prefix(&*self.name)
-            .and_then(|rest| rest.strip_prefix('-'))
-            .filter(|rest| rest.len() <= ID_BYTES && rest.bytes().all(|b| b.is_ascii_digit()))
-            .and_then(|rest| rest.parse::<u64>().ok());
-        let found = number.map_or(Found::Never, |id| self.acks.find(id));
-        if matches!(found, Found::Never) {
-            let shown: String = text.chars().take(64).collect();
-            return Err(Violation::new(
-                "Subscription not found",
-                format!("Message with id \"{shown}\" has no subscription\n"),
-            ));
-        }
-        let id = number.unwrap_or_default();
-        let settlement = match (command, headers.get("requeue")) {
-            (Command::Nack, Some("false")) => Settlement::Discard,
-            (Command::Nack, _) => Settlement::Requeue,
-            _ => Settlement::Ack,
-        };
-        let receipt = headers.get("receipt").map(str::to_owned);
-        if let Some(name) = headers.get("transaction") {
-            self.must_be_open(name)?;
-            let context = Context {
-                command,
-                destination: None,
-                id: Some(text.to_owned()),
-                receipt: receipt.clone(),
-            };
-            self.add_step(name, Step::Settle { id, settlement }, 0, &context, out);
-        } else {
-            self.settle(id, settlement, out);
-        }
-        self.receipt(receipt, None, out);
-        Ok(())
-    }
-
-    /// Settles a delivery, in mode `client` all before it of the same subscription too.
-    pub(super) fn settle(&mut self, id: u64, settlement: Settlement, out: &mut Vec<Action>) {
-        // Settled before, or gone with its channel: no effect.
-        let Found::Open(number) = self.acks.find(id) else { return };
-        let taken = if self.acks.is_cumulative(id) {
-            self.acks.take_up_to(id, number)
-        } else {
-            self.acks.take(id)
-        };
-        settle_taken(number, taken, settlement, out);
-    }
-
-    fn settle_all(
-        &mut self,
-        number: SubscriptionNumber,
-        settlement: Settlement,
-        out: &mut Vec<Action>,
-    ) {
-        let taken = self.acks.take_of(number);
-        settle_taken(number, taken, settlement, out);
-    }
-
-    /// The kernel took a delivery of an `ack:auto` subscription.
-    pub fn written(
-        &self,
-        subscription: SubscriptionNumber,
-        queue: &Destination,
-        tag: u64,
-        out: &mut Vec<Action>,
-    ) {
-        if let Some(Action::Settle { subscription: last, tags, .. }) = out.last_mut()
-            && *last == subscription
-        {
-            tags.push(tag);
-            return;
-        }
-        let (destination, settlement) = (queue.clone(), Settlement::Ack);
-        out.push(Action::Settle { subscription, destination, tags: vec![tag], settlement });
-    }
-
-    /// The other side proved to have got messages of the user.
-    pub fn proven(
-        &mut self,
-        messages: impl Iterator<Item = (Destination, UnreadId)>,
-        out: &mut Vec<Action>,
-    ) {
-        let read: Vec<UnreadId> = messages
-            .filter(|(destination, _)| self.settings.unread.read(destination) == Read::Delivered)
-            .map(|(_, id)| id)
-            .collect();
-        if !read.is_empty() {
-            out.push(read_action(read));
-        }
-    }
-
     /// Ends the session: gives back its subscriptions, and the user's messages that were neither
     /// acknowledged nor kept.
     pub fn end(&mut self) -> Ending {
@@ -402,41 +296,6 @@ impl Session {
     }
 }
 
-fn settle_taken(
-    number: SubscriptionNumber,
-    taken: Vec<Unacked>,
-    settlement: Settlement,
-    out: &mut Vec<Action>,
-) {
-    let mut tags = Vec::new();
-    let mut queue = None;
-    let mut read = Vec::new();
-    let mut kept = Vec::new();
-    for Unacked { settles, .. } in taken {
-        match (settles, settlement) {
-            (Settles::Tag { tag, queue: of }, _) => {
-                tags.push(tag);
-                queue = Some(of);
-            }
-            (Settles::User { unread_id: Some(id), .. }, Settlement::Ack) => read.push(id),
-            (
-                Settles::User { message, unread_id: None },
-                Settlement::Requeue | Settlement::Discard,
-            ) => kept.push(message),
-            (Settles::User { .. } | Settles::Nothing, _) => {}
-        }
-    }
-    if let Some(destination) = queue {
-        out.push(Action::Settle { subscription: number, destination, tags, settlement });
-    }
-    if !read.is_empty() {
-        out.push(read_action(read));
-    }
-    if !kept.is_empty() {
-        out.push(Action::Restore(kept));
-    }
-}
-
 /// What a session leaves behind.
 #[derive(Debug, Default)]
 pub struct Ending {
@@ -454,12 +313,6 @@ pub(super) fn begin_head(head: &mut Vec<u8>, subscription: &Subscription, redeli
     } else {
         b"redelivered:false\n"
     });
-}
-
-fn read_action(ids: Vec<UnreadId>) -> Action {
-    let shown: Vec<String> = ids.iter().map(UnreadId::to_string).collect();
-    let request = serde_json::json!({ "ids": shown }).to_string().into();
-    Action::MarkRead { which: crate::persistence::Which::Ids(ids), request, token: None }
 }
 
 /// What RabbitMQ's plugin would make a queue of its own for. Taken for a plain subscription it

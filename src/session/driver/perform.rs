@@ -1,0 +1,167 @@
+//! What the machine says, done.
+
+use std::time::{Duration, Instant};
+
+use crate::auth::{AuthError, Principal};
+use crate::relay::mailbox::{Event, Submit, Token};
+use crate::session::{Action, Outgoing};
+use crate::stomp::{Frame, Headers, encode};
+use crate::transport::{tcp, websocket::frame};
+
+use super::{Driver, Turn, expiry};
+
+impl Driver {
+    /// Performs actions until none is left; an answer that is there at once may add some.
+    pub(super) fn perform(&mut self, turn: &mut Turn) {
+        while !turn.actions.is_empty() {
+            for action in std::mem::take(&mut turn.actions) {
+                self.act(action, turn);
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action, turn: &mut Turn) {
+        let services = self.services.clone();
+        match action {
+            Action::Send(frame) => self.put_frame(&frame, turn),
+            Action::Written(bytes) => self.transport.put(&mut turn.scratch, true, [&bytes, b""]),
+            Action::Deliver { head, message, own_id, after } => {
+                self.put_message(&head, Outgoing { message, own_id, after }, turn);
+            }
+            Action::Authenticate(headers) => self.authenticate(headers),
+            Action::Connected => self.connected(),
+            Action::Publish { token, message } => {
+                let submit = services.broker.publish(&self.mailbox, token, message);
+                self.submitted(token, submit, turn);
+            }
+            Action::SendToUser { token, message, never } => {
+                let submit = services.users.send(&self.mailbox, Some(token), message, never);
+                self.submitted(token, submit, turn);
+            }
+            Action::Subscribe { token, request } => {
+                let submit = services.broker.subscribe(&self.mailbox, token, request);
+                self.submitted(token, submit, turn);
+            }
+            Action::Unsubscribe { subscription, destination } => {
+                services.broker.unsubscribe(&self.mailbox, subscription, &destination);
+            }
+            Action::Settle { subscription, destination, tags, settlement } => {
+                let of = &self.mailbox;
+                services.broker.settle(of, subscription, &destination, &tags, settlement);
+            }
+            Action::SubscribeUser { token, subscription, to } => {
+                services.users.subscribe(&self.mailbox, subscription, &to, token);
+            }
+            Action::UnsubscribeUser { subscription, to } => {
+                services.users.unsubscribe(&self.mailbox, subscription, &to);
+            }
+            action @ (Action::Replay { .. } | Action::Page { .. }) => self.pull(action, turn),
+            Action::MarkRead { which, request, token } => {
+                if let Some(user) = self.user() {
+                    let answer = token.map(|token| (&self.mailbox, token));
+                    services.users.mark_read(&user, which, request, answer);
+                }
+            }
+            Action::Restore(messages) => self.restore(messages),
+            Action::HeartBeat => self.transport.put(&mut turn.scratch, true, [b"\n", b""]),
+            Action::Ping => self.ping(turn),
+            Action::Close { code, reason } => {
+                self.over.get_or_insert((code, reason));
+            }
+        }
+    }
+
+    /// Asks for stored messages once what is there is written: nothing is buffered twice.
+    pub(super) fn pull(&mut self, action: Action, turn: &Turn) {
+        if self.pending(turn) > 0 && self.deferred.is_none() {
+            self.deferred = Some(action);
+            return;
+        }
+        let users = &self.services.users;
+        match action {
+            Action::Replay { subscription, to, after, limit } => {
+                users.replay(&self.mailbox, subscription, &to, after, limit);
+            }
+            Action::Page { subscription, after, limit } => {
+                if let Some(user) = self.user() {
+                    users.page(&self.mailbox, subscription, &user, after, limit);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn submitted(&mut self, token: Token, submit: Submit, turn: &mut Turn) {
+        match submit {
+            Submit::Done(level) => self.session.done(token, Ok(level), &mut turn.actions),
+            Submit::Refused(refusal) => {
+                self.session.done(token, Err(refusal), &mut turn.actions);
+            }
+            Submit::Pending => {}
+        }
+    }
+
+    pub(super) fn put_frame(&self, frame: &Frame, turn: &mut Turn) {
+        let mut bytes = Vec::with_capacity(frame.headers.text_len() + frame.body.len() + 64);
+        encode::encode(&mut bytes, frame, self.session.version());
+        self.transport.put(&mut turn.scratch, true, [&bytes, b""]);
+    }
+
+    fn connected(&mut self) {
+        let limits = &self.services.limits;
+        self.decoder.set_limits(limits.wide);
+        self.decoder.set_version(self.session.version());
+        self.transport.set_limits(limits.wide_ws);
+    }
+
+    /// Login takes its time elsewhere; the answer comes by the mailbox.
+    fn authenticate(&self, headers: Headers) {
+        let (services, mailbox) = (self.services.clone(), self.mailbox.clone());
+        let address = self.place.address();
+        tokio::spawn(async move {
+            let result = services.authenticator.connect(&headers, address).await;
+            mailbox.event(Event::Authenticated(result));
+        });
+    }
+
+    pub(super) fn authenticated(
+        &mut self,
+        result: Result<Principal, AuthError>,
+        now: Instant,
+        turn: &mut Turn,
+    ) {
+        let result = result.and_then(|principal| {
+            if self.place.take_user(&principal.name) {
+                Ok(principal)
+            } else {
+                Err(AuthError::TooMany { retry_after: Duration::from_secs(60) })
+            }
+        });
+        let expires = result.as_ref().ok().and_then(|principal| expiry(principal, now));
+        self.session.authenticated(result, expires, now, &mut turn.actions);
+    }
+
+    pub(super) fn ping(&mut self, turn: &mut Turn) {
+        if let Some(payload) = self.proofs.ping() {
+            frame::write_ping(&mut turn.scratch, &payload);
+        }
+    }
+
+    /// Messages of the user that the other side proved to have.
+    pub(super) fn proven(&mut self, turn: &mut Turn) {
+        let proven = self.proofs.take_proven();
+        let read =
+            proven.into_iter().filter_map(|(message, id)| Some((message.destination.clone(), id?)));
+        self.session.proven(read, &mut turn.actions);
+        self.perform(turn);
+    }
+
+    pub(super) fn prove_tcp(&mut self, turn: &mut Turn) {
+        if self.proofs.wants_tcp()
+            && let Ok(open) = tcp::unacknowledged(self.transport.stream())
+        {
+            self.proofs.acknowledged(open);
+            self.proven(turn);
+        }
+    }
+}

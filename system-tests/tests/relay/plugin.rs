@@ -119,3 +119,24 @@ fn as_sent(what: &str, sent: &[(&str, &str)], got: &Frame) {
         assert_eq!(got.get(name), Some(*value), "{what}: {name}");
     }
 }
+
+/// RECEIPT means that it is done: no message is sent to a subscription that is over, to come back
+/// from there as redelivered.
+#[tokio::test]
+async fn after_the_receipt_of_unsubscribe_a_queue_is_somebody_elses() {
+    let rabbit = shared_rabbitmq().await;
+    let relay = Setup::new().broker(&rabbit.amqp_url).start();
+    let plugin_address = ([127, 0, 0, 1], rabbit.stomp_port).into();
+    let mut plugin = Client::connect(Wire::Tcp, plugin_address, "guest").await;
+    let mut ours = Client::websocket(relay.http_address(), "guest").await;
+    for round in 0..50 {
+        ours.subscribe("q", "/queue/handed.over", &[]).await;
+        ours.unsubscribe("q").await;
+        plugin.send("/queue/handed.over", &[], "body").await;
+        plugin.subscribe("q", "/queue/handed.over", &[]).await;
+        let message = plugin.message().await;
+        assert_eq!(message.get("redelivered"), Some("false"), "round {round}");
+        plugin.unsubscribe("q").await;
+    }
+    assert_eq!(ours.take_frames(), []);
+}

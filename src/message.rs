@@ -70,6 +70,12 @@ impl Message {
         }
     }
 
+    /// Grows from message to message of this process: the order in which they came in.
+    #[must_use]
+    pub fn order(&self) -> u64 {
+        self.number
+    }
+
     /// Headers and body in bytes: what limits count.
     #[must_use]
     pub fn size(&self) -> usize {

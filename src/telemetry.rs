@@ -62,10 +62,14 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All metrics in Prometheus' text format.
+    /// All metrics in Prometheus' text format, with what the broker counts itself.
     #[must_use]
-    pub fn text(&self) -> String {
+    pub fn text(&self, of_broker: &[(&'static str, u64)]) -> String {
         let mut text = String::new();
+        for (name, value) in of_broker {
+            let name = format!("stomp_relay_rabbitmq_{name}");
+            text += &format!("# TYPE {name} counter\n{name}_total {value}\n");
+        }
         // Writing into a String does not fail.
         let _ = encode(&mut text, &self.registry);
         text

@@ -75,7 +75,9 @@ async fn readyz(State(admin): State<Arc<Admin>>) -> Response<Body> {
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response<Body> {
-    let mut response = Response::new(Body::from(admin.services.metrics.text()));
+    let services = &admin.services;
+    let text = services.metrics.text(&services.broker.counters());
+    let mut response = Response::new(Body::from(text));
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));
     response

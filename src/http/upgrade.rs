@@ -189,11 +189,7 @@ async fn run(
     let early: Bytes = parts.read_buf;
     let framing = Framing::WebSocket(FrameReader::new(services.limits.narrow_ws));
     let transport = Transport::new(parts.io.into_inner(), framing);
-    services.metrics.sessions_opened.inc();
-    services.metrics.sessions.inc();
-    let metrics = services.clone();
     Driver::new(services, transport, place, subprotocol, principal, early).run().await;
-    metrics.metrics.sessions.dec();
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::destination::Destination;
 use crate::message::Message;
 use crate::stomp::Headers;
 use embedded::Embedded;
-use mailbox::{Mailbox, Submit, SubscriptionNumber, Token};
+use mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
 use rabbitmq::RabbitMq;
 
 /// The `ack` header of a SUBSCRIBE (1.2, "SUBSCRIBE ack Header").
@@ -81,18 +81,21 @@ impl Broker {
         }
     }
 
-    /// Ends a subscription; what it was sent may still be settled.
+    /// Ends a subscription; what it was sent may still be settled. Where it says `Pending` and
+    /// there is a token, `Event::Done` follows.
     pub fn unsubscribe(
         &self,
         of: &Arc<Mailbox>,
+        token: Option<Token>,
         subscription: SubscriptionNumber,
         destination: &Destination,
-    ) {
+    ) -> Submit {
         match self {
-            Self::Embedded(broker) => broker.unsubscribe(of, subscription, destination),
-            Self::RabbitMq(broker) => {
-                let _ = broker.unsubscribe(of, subscription, None);
+            Self::Embedded(broker) => {
+                broker.unsubscribe(of, subscription, destination);
+                Submit::Done(Level::Memory)
             }
+            Self::RabbitMq(broker) => broker.unsubscribe(of, subscription, token),
         }
     }
 
@@ -135,6 +138,15 @@ impl Broker {
         match self {
             Self::Embedded(_) => true,
             Self::RabbitMq(broker) => broker.ready(),
+        }
+    }
+
+    /// What happened so far, by name.
+    #[must_use]
+    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+        match self {
+            Self::Embedded(_) => Vec::new(),
+            Self::RabbitMq(broker) => broker.snapshot().named(),
         }
     }
 

@@ -45,7 +45,9 @@ pub enum Action {
         token: Token,
         request: SubscribeRequest,
     },
+    /// With a token where the client waits for the end of it.
     Unsubscribe {
+        token: Option<Token>,
         subscription: SubscriptionNumber,
         destination: Destination,
     },

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::auth::{AuthError, Principal};
 use crate::stomp::heartbeat::HeartBeat;
-use crate::stomp::{Command, Frame, Headers, Version};
+use crate::stomp::{Command, Frame, Headers, Version, left_trimmed};
 
 use super::action::Action;
 use super::error::{Violation, code};
@@ -34,6 +34,8 @@ impl Session {
             let body = "'heart-beat' must be two numbers of milliseconds: heart-beat:10000,10000\n";
             return self.fail(Violation::new("Processing error", body), out);
         };
+        // In 1.0 what follows the colon may begin with spaces; until now the version was unknown.
+        let headers = if version == Version::V10 { left_trimmed(&headers) } else { headers };
         let connect = Connect { version, heart_beat };
         // Who was decided at the upgrade stays: countless pages send guest/guest here.
         match self.principal.clone() {

@@ -35,6 +35,8 @@ const TURN_BYTES: usize = 64 * 1024;
 /// TCP is asked this often what the peer's kernel has acknowledged.
 const TCP_PROOF: Duration = Duration::from_secs(1);
 
+/// Never sent: there is nobody to send it to (RFC 6455 section 7.4.1).
+const LOST: u16 = 1006;
 const SLOW_READER: (u16, &str) = (4500, "slow reader");
 
 /// Limits of a connection; the narrow ones hold before CONNECTED.
@@ -147,6 +149,8 @@ impl Driver {
 
     /// Runs the session to its end.
     pub async fn run(mut self) {
+        self.services.metrics.sessions_opened.inc();
+        self.services.metrics.sessions.inc();
         self.turn(|_, _| {});
         while self.over.is_none() {
             let (wake, entries) = self.next().await;
@@ -198,7 +202,7 @@ impl Driver {
             Wake::Writable(Ok(())) => {}
             // The other side is gone; what it did not prove to have is kept.
             Wake::Read(Ok(None) | Err(_)) | Wake::Writable(Err(_)) => {
-                self.over.get_or_insert((1006, "connection lost"));
+                self.over.get_or_insert((LOST, "connection lost"));
             }
             Wake::Mail(signals) => {
                 self.signals(signals, now, turn);
@@ -393,7 +397,7 @@ impl Driver {
         }
         let bytes = if is_fresh { &turn.scratch } else { &self.out };
         let Ok(written) = self.transport.write(bytes) else {
-            self.over.get_or_insert((1006, "connection lost"));
+            self.over.get_or_insert((LOST, "connection lost"));
             return;
         };
         if written > 0 {

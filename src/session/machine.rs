@@ -96,6 +96,9 @@ pub(super) enum Waiting {
         context: Context,
         subscription: SubscriptionNumber,
     },
+    Unsubscribe {
+        receipt: String,
+    },
     /// A COMMIT whose sends are under way.
     Commit {
         context: Context,
@@ -259,6 +262,8 @@ impl Session {
                 self.subscriptions.remove(subscription);
                 self.refuse(refusal, &context, out);
             }
+            // However it ended, the subscription is over.
+            (Waiting::Unsubscribe { receipt }, _) => self.receipt(Some(receipt), None, out),
             (Waiting::Commit { .. }, _) => {}
         }
         self.leave_when_done(out);

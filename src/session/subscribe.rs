@@ -147,19 +147,34 @@ impl Session {
             }
         };
         // One that is not there, or was refused, is fine: it is not there.
-        if let Some(number) = found.map(|subscription| subscription.number) {
-            self.end_subscription(number, out);
+        let number = found.map(|subscription| subscription.number);
+        let mut receipt = headers.get("receipt").map(str::to_owned);
+        if let Some(number) = number {
+            self.unsubscribe_with(number, &mut receipt, out);
         }
-        self.receipt(headers.get("receipt").map(str::to_owned), None, out);
+        self.receipt(receipt, None, out);
         Ok(())
     }
 
     /// Takes a subscription out; what it was sent may still be settled.
     pub(super) fn end_subscription(&mut self, number: SubscriptionNumber, out: &mut Vec<Action>) {
+        self.unsubscribe_with(number, &mut None, out);
+    }
+
+    /// The same. Where the broker has to say when it is over, the receipt is taken and waits for
+    /// that: a message sent after the RECEIPT must not pass through this subscription any more.
+    fn unsubscribe_with(
+        &mut self,
+        number: SubscriptionNumber,
+        receipt: &mut Option<String>,
+        out: &mut Vec<Action>,
+    ) {
         let Some(subscription) = self.subscriptions.remove(number) else { return };
         match subscription.feed {
             Feed::Broker(destination) => {
-                out.push(Action::Unsubscribe { subscription: number, destination });
+                let receipt = receipt.take();
+                let token = receipt.map(|receipt| self.wait(Waiting::Unsubscribe { receipt }));
+                out.push(Action::Unsubscribe { token, subscription: number, destination });
             }
             Feed::User { to, .. } => {
                 out.push(Action::UnsubscribeUser { subscription: number, to });

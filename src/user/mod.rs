@@ -122,9 +122,29 @@ impl Users {
         if pending { Submit::Pending } else { Submit::Done(Level::Stored) }
     }
 
-    /// Keeps messages that a session was sent but did not prove to have got.
-    pub fn restore(&self, user: &Arc<str>, messages: impl IntoIterator<Item = Arc<Message>>) {
+    /// Keeps messages that a session was sent but did not acknowledge.
+    pub fn restore(&self, user: &Arc<str>, messages: Vec<Arc<Message>>) {
         let mut users = self.shared.registry.lock(user);
+        self.put_back(&mut users, user, messages);
+    }
+
+    /// Takes all subscriptions of an ended session out and keeps what it did not prove to have
+    /// got. One step, so that nothing sent meanwhile comes before it.
+    pub fn session_ended(
+        &self,
+        user: &Arc<str>,
+        mailbox: &Arc<Mailbox>,
+        subscriptions: &[(SubscriptionNumber, UserDestination)],
+        messages: Vec<Arc<Message>>,
+    ) {
+        let mut users = self.shared.registry.lock(user);
+        for (subscription, to) in subscriptions {
+            self.take_out(&mut users, mailbox, *subscription, to);
+        }
+        self.put_back(&mut users, user, messages);
+    }
+
+    fn put_back(&self, users: &mut registry::Users, user: &Arc<str>, messages: Vec<Arc<Message>>) {
         for message in messages {
             let keep = match self.shared.rules.storing(&message.destination) {
                 Storing::Never => continue,
@@ -194,6 +214,16 @@ impl Users {
         to: &UserDestination,
     ) {
         let mut users = self.shared.registry.lock(&to.user);
+        self.take_out(&mut users, mailbox, subscription, to);
+    }
+
+    fn take_out(
+        &self,
+        users: &mut registry::Users,
+        mailbox: &Arc<Mailbox>,
+        subscription: SubscriptionNumber,
+        to: &UserDestination,
+    ) {
         users.remove(to, mailbox.session(), subscription);
         users.begin(&to.user);
         self.shared.line.put(Job {

@@ -2,6 +2,7 @@
 //! of its own. It runs with `--dev`: accounts alice, bob and carol, everything allowed.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in tests a panic is how to fail")]
+#![allow(clippy::print_stdout, reason = "the test's output is where its relay's log is shown")]
 
 use std::fs::{self, File};
 use std::io::{Read, Write};

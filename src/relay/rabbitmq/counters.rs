@@ -11,6 +11,14 @@ macro_rules! counters {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct Snapshot { $($(#[$doc])* pub $name: u64,)* }
 
+        impl Snapshot {
+            /// Names and values.
+            #[must_use]
+            pub fn named(&self) -> Vec<(&'static str, u64)> {
+                vec![$((stringify!($name), self.$name),)*]
+            }
+        }
+
         impl Counters {
             pub(super) fn snapshot(&self) -> Snapshot {
                 Snapshot { $($name: self.$name.0.load(Ordering::Relaxed),)* }

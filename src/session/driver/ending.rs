@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use crate::relay::mailbox::{Delivery, Entry, Source};
 use crate::session::proof::Settled;
 
-use super::{Driver, Turn};
+use super::{Driver, LOST, Turn};
 
 /// A closed connection waits so long for the other side to close too.
 const LINGER: Duration = Duration::from_secs(5);
@@ -35,24 +35,40 @@ impl Driver {
                 }
             }
         }
-        for (subscription, to) in ending.user {
-            self.services.users.unsubscribe(&self.mailbox, subscription, &to);
-        }
         self.services.broker.session_ended(&self.mailbox, &ending.broker);
         unproven.extend(ending.unacked);
-        self.restore(unproven);
+        unproven.sort_by_key(|message| message.order());
+        if let Some(user) = self.user() {
+            self.services.metrics.unread_restored.inc_by(unproven.len() as u64);
+            let (users, mailbox) = (&self.services.users, &self.mailbox);
+            users.session_ended(&user, mailbox, &ending.user, unproven);
+        }
+        self.part();
+        self.services.metrics.sessions.dec();
+        // Last, since a server that stops waits for this and no longer.
         self.place.leave();
         if let Some((code, reason)) = self.over {
             tracing::debug!(session = self.place.name(), code, reason, "session ended");
         }
     }
 
-    /// Says good-bye and waits a little for the other side to do so too.
+    /// Writes the good-bye, as far as the kernel takes it at once.
+    fn part(&mut self) {
+        let Some((code, reason)) = self.over.filter(|(code, _)| *code != LOST) else { return };
+        self.transport.put_close(&mut self.out, code, reason);
+        // One that is gone meanwhile needs no good-bye.
+        if let Ok(written) = self.transport.write(&self.out) {
+            self.out.drain(..written);
+        }
+    }
+
+    /// Writes the rest and waits a little for the other side to do so too.
     pub(super) async fn linger(self) {
-        let Self { transport, mut out, over, .. } = self;
-        let Some((code, reason)) = over.filter(|(code, _)| *code != 1006) else { return };
+        let Self { transport, out, over, .. } = self;
+        if over.is_none_or(|(code, _)| code == LOST) {
+            return;
+        }
         let is_websocket = transport.is_websocket();
-        transport.put_close(&mut out, code, reason);
         let mut stream = transport.into_stream();
         let time = if is_websocket { LINGER } else { LINGER_TCP };
         let farewell = async {

@@ -42,8 +42,12 @@ impl Driver {
                 let submit = services.broker.subscribe(&self.mailbox, token, request);
                 self.submitted(token, submit, turn);
             }
-            Action::Unsubscribe { subscription, destination } => {
-                services.broker.unsubscribe(&self.mailbox, subscription, &destination);
+            Action::Unsubscribe { token, subscription, destination } => {
+                let of = &self.mailbox;
+                let submit = services.broker.unsubscribe(of, token, subscription, &destination);
+                if let Some(token) = token {
+                    self.submitted(token, submit, turn);
+                }
             }
             Action::Settle { subscription, destination, tags, settlement } => {
                 let of = &self.mailbox;

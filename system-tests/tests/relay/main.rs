@@ -2,6 +2,8 @@
 //! when one of them dies, hangs or comes back.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in tests a panic is how to fail")]
+#![allow(clippy::print_stdout, reason = "the numbers of a run are worth reading")]
+#![allow(clippy::too_many_lines, reason = "a course of events is read from top to bottom")]
 
 mod crash;
 mod fan_out;

@@ -116,18 +116,39 @@ fn judge(got: &[Frame], sent: &[Vec<String>]) -> usize {
     duplicates
 }
 
-async fn restart(rabbit: &Arc<RabbitMqServer>, outage: Duration) {
+/// How RabbitMQ goes.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// As an operator stops it.
+    Stopped,
+    /// As with kill -9: what is under way is lost, connections just end.
+    Killed,
+}
+
+async fn restart(rabbit: &Arc<RabbitMqServer>, end: End, outage: Duration) {
     let server = rabbit.clone();
-    blocking(move || server.stop()).await;
+    blocking(move || match end {
+        End::Stopped => server.stop(),
+        End::Killed => server.kill(),
+    })
+    .await;
     tokio::time::sleep(outage).await;
     let server = rabbit.clone();
     blocking(move || server.start().unwrap()).await;
 }
 
 #[tokio::test]
-async fn nothing_is_lost_when_rabbitmq_is_away_for_10_s() {
+async fn nothing_is_lost_when_rabbitmq_is_stopped_for_10_s() {
+    nothing_is_lost(Keeper::redis(), End::Stopped).await;
+}
+
+#[tokio::test]
+async fn nothing_is_lost_when_rabbitmq_is_killed_for_10_s() {
+    nothing_is_lost(Keeper::Sqlite, End::Killed).await;
+}
+
+async fn nothing_is_lost(keeper: Keeper, end: End) {
     let rabbit = Arc::new(blocking(|| RabbitMqServer::new().unwrap()).await);
-    let keeper = Keeper::redis();
     let relay = keeper
         .setup()
         .broker(&rabbit.amqp_url)
@@ -152,7 +173,7 @@ async fn nothing_is_lost_when_rabbitmq_is_away_for_10_s() {
         senders.push(tokio::spawn(sender(client, number, progress.clone())));
     }
     progress.more(2 * WINDOW).await;
-    restart(&rabbit, OUTAGE).await;
+    restart(&rabbit, end, OUTAGE).await;
     progress.more(2 * WINDOW).await;
     progress.is_over.store(true, Ordering::SeqCst);
     let mut clients = Vec::new();
@@ -174,7 +195,7 @@ async fn nothing_is_lost_when_rabbitmq_is_away_for_10_s() {
     assert_eq!(judge(&got_user, &user), 0);
     assert_distinct_x_ids(&got_user);
     println!(
-        "attempted {attempted}, receipted {receipted}, delivered {} + {}, redelivered {duplicates}",
+        "{end:?}: attempted {attempted}, receipted {receipted}, delivered {} + {}, redelivered {duplicates}",
         got_user.len(),
         got_queue.len()
     );
@@ -197,9 +218,11 @@ async fn subscriptions_work_again_after_a_restart_of_rabbitmq() {
     acker.subscribe("acked", "/queue/acked", &[("ack", "client-individual")]).await;
     let mut alice = Client::websocket(relay.http_address(), "alice").await;
 
-    for round in ["before", "after", "after another"] {
-        if round != "before" {
-            restart(&rabbit, Duration::ZERO).await;
+    for (round, end) in
+        [("first", None), ("second", Some(End::Stopped)), ("third", Some(End::Killed))]
+    {
+        if let Some(end) = end {
+            restart(&rabbit, end, Duration::ZERO).await;
             // The relay dials by itself; until then topics pass by.
             relay.ready().await;
             until_topics_flow(&mut alice, &[&bob, &carol], round).await;

@@ -8,7 +8,7 @@ use system_tests::stomp_client::{Client, Frame, Wire};
 use crate::support::shared_rabbitmq;
 
 /// Headers that may differ between the two receivers, and why.
-const MAY_DIFFER: [&str; 3] = [
+const MAY_DIFFER: [&str; 4] = [
     // Every server numbers deliveries as it likes (STOMP 1.2, "MESSAGE").
     "message-id",
     // The receiver's own id.
@@ -17,6 +17,9 @@ const MAY_DIFFER: [&str; 3] = [
     // one queue have two; the plugin's messages have none. Compared below where there is one
     // message for both receivers.
     "x-id",
+    // The plugin shows every receiver what a sender said to the server alone; a receiver who takes
+    // it for his own would wait or answer. The relay never passes it on.
+    "receipt",
 ];
 
 /// What a sender may say, and what each server makes of it.
@@ -79,31 +82,35 @@ async fn plugin_and_relay_show_the_same_message() {
         }
     }
 
-    // A queue: each message has one receiver, so each case is sent twice.
+    // A queue: each message has one receiver, so each case is sent twice, to a queue of each
+    // receiver's own.
+    plugin.subscribe("q", "/queue/alike.plugin", &[("ack", "client")]).await;
+    ours.subscribe("q", "/queue/alike.relay", &[("ack", "client")]).await;
     for from_relay in [false, true] {
         for (case, sent) in SENT.iter().enumerate() {
             let what = format!("queue, case {case}, from the relay: {from_relay}");
-            let mut got = Vec::new();
-            for to_relay in [false, true] {
-                let receiver = if to_relay { &mut ours } else { &mut plugin };
-                receiver.subscribe("q", "/queue/alike", &[("ack", "client")]).await;
+            for queue in ["/queue/alike.plugin", "/queue/alike.relay"] {
                 let sender = if from_relay { &mut ours } else { &mut plugin };
-                sender.send("/queue/alike", sent, "body").await;
-                let receiver = if to_relay { &mut ours } else { &mut plugin };
-                let mut message = receiver.message().await;
-                let ack = message.header("ack").to_owned();
-                let ack = [("id", ack.as_str()), ("receipt", "ack")];
-                receiver.write(&Frame::new("ACK", &ack, b"")).await;
-                receiver.receipt("ack").await;
-                receiver.unsubscribe("q").await;
-                // The server's own, as its message-id.
-                message.headers.retain(|(name, _)| name != "ack");
-                got.push(message);
+                sender.send(queue, sent, "body").await;
             }
-            assert_alike(&what, &got[0], &got[1]);
-            as_sent(&what, sent, &got[1]);
+            let at_plugin = taken(&mut plugin, "/queue/alike.plugin").await;
+            let at_relay = taken(&mut ours, "/queue/alike.relay").await;
+            assert_alike(&what, &at_plugin, &at_relay);
+            as_sent(&what, sent, &at_relay);
         }
     }
+}
+
+/// The next message, ACKed; without what says which queue's and which server's it is.
+async fn taken(client: &mut Client, queue: &str) -> Frame {
+    let mut message = client.message().await;
+    assert_eq!(message.header("destination"), queue);
+    let ack = message.header("ack").to_owned();
+    let ack = [("id", ack.as_str()), ("receipt", "ack")];
+    client.write(&Frame::new("ACK", &ack, b"")).await;
+    client.receipt("ack").await;
+    message.headers.retain(|(name, _)| name != "ack" && name != "destination");
+    message
 }
 
 /// What the sender said is there, as it said it.
@@ -111,4 +118,25 @@ fn as_sent(what: &str, sent: &[(&str, &str)], got: &Frame) {
     for (name, value) in sent {
         assert_eq!(got.get(name), Some(*value), "{what}: {name}");
     }
+}
+
+/// RECEIPT means that it is done: no message is sent to a subscription that is over, to come back
+/// from there as redelivered.
+#[tokio::test]
+async fn after_the_receipt_of_unsubscribe_a_queue_is_somebody_elses() {
+    let rabbit = shared_rabbitmq().await;
+    let relay = Setup::new().broker(&rabbit.amqp_url).start();
+    let plugin_address = ([127, 0, 0, 1], rabbit.stomp_port).into();
+    let mut plugin = Client::connect(Wire::Tcp, plugin_address, "guest").await;
+    let mut ours = Client::websocket(relay.http_address(), "guest").await;
+    for round in 0..50 {
+        ours.subscribe("q", "/queue/handed.over", &[]).await;
+        ours.unsubscribe("q").await;
+        plugin.send("/queue/handed.over", &[], "body").await;
+        plugin.subscribe("q", "/queue/handed.over", &[]).await;
+        let message = plugin.message().await;
+        assert_eq!(message.get("redelivered"), Some("false"), "round {round}");
+        plugin.unsubscribe("q").await;
+    }
+    assert_eq!(ours.take_frames(), []);
 }

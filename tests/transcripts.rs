@@ -209,8 +209,11 @@ impl Connection {
                 let submit = broker.subscribe(&self.mailbox, &request);
                 self.submitted(token, submit);
             }
-            Action::Unsubscribe { subscription, destination } => {
+            Action::Unsubscribe { token, subscription, destination } => {
                 broker.unsubscribe(&self.mailbox, subscription, &destination);
+                if let Some(token) = token {
+                    self.submitted(token, Submit::Done(Level::Memory));
+                }
             }
             Action::Settle { subscription, destination, tags, settlement } => {
                 broker.settle(&self.mailbox, subscription, &destination, &tags, settlement);

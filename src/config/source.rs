@@ -197,6 +197,10 @@ impl Settings {
     /// Others may use the prefix too (Kubernetes does, for a service of that name), so that only
     /// what looks like a slip of the pen is a mistake.
     fn unknown_variable(&mut self, name: &str) {
+        // The log's level is no key: it is needed before there is a config.
+        if name == "LOG" {
+            return;
+        }
         let near = keys::KEYS
             .iter()
             .map(|key| keys::variable(key.name))

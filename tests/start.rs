@@ -320,3 +320,30 @@ fn passwords_and_tokens_made_here_are_taken_here() {
         assert!(answer.contains(expected), "{headers}: {answer}");
     }
 }
+
+/// A public key that signs nothing.
+const PUBLIC_KEY: &str = "\
+-----BEGIN PUBLIC KEY-----\n\
+MIIBIjANBgkqhkiG9w0BAQEFAAOCAQ8AMIIBCgKCAQEAp5eikqjIAxysLzheTvru\n\
+qnEEn9c9nA2P2auprlqq1yg5dlM4coOleQuIDknNqpVKCB0FgbnnF5hORzp7xCsg\n\
+yzKRZniwpXSUZ+NeWmlmNr0/ZDxODzZGaE2hLY7GJmUzWLeiGyKeLHzpoxNxROwD\n\
+6tQW9UrvS/QYmVyQmFZBzfcK++79uXDq7utYMNzUa/Mnu0h5kvRJZGgxpS7AMcdo\n\
+KgDmoyXnWhl0jMwdxrHIiTG+g1gVdZ/6kzEVGZondQKMsOQaLOBrjlBKDoXxXmfz\n\
+98nzGCR3vKkJ0DGLYyUxS/HJoYwNWydqdqNseFF3CG1JLfMzpVYp4eDMKRbGrYOA\n\
+MwIDAQAB\n\
+-----END PUBLIC KEY-----\n";
+
+#[test]
+fn the_config_of_the_readme_is_good_as_it_stands() {
+    let folder = TempDir::new().unwrap();
+    let readme = include_str!("../README.md");
+    let (_, config) = readme.split_once("```toml\n").unwrap();
+    let (config, _) = config.split_once("```").unwrap();
+    fs::write(folder.path().join("stomp-relay.toml"), config).unwrap();
+    fs::write(folder.path().join("jwt.pub.pem"), PUBLIC_KEY).unwrap();
+    let hash = stdout(&run(folder.path(), &["hash-password"], "a good password\n"));
+    fs::write(folder.path().join("users"), format!("alice:{}:worker\n", hash.trim())).unwrap();
+    let output = run(folder.path(), &["check-config", "--config", "stomp-relay.toml"], "");
+    assert_eq!(stdout(&output).lines().count(), 1);
+    assert_eq!(errors(&output), "");
+}

@@ -94,6 +94,9 @@ impl Sessions {
         if let Some(user) = user {
             let count = state.users.entry(user.clone()).or_default();
             if self.limits.per_user.is_some_and(|most| *count >= most) {
+                if state.addresses.get(&address).is_some_and(|address| address.sessions == 0) {
+                    state.addresses.remove(&address);
+                }
                 return Err(NoPlace::User);
             }
             *count += 1;

@@ -314,7 +314,7 @@ fn front(config: &Config, services: Arc<Services>) -> Front {
     Front {
         services,
         endpoints: endpoints.collect(),
-        origins: Origins { public },
+        origins: Origins { public, is_local: config.listen.ip().is_loopback() },
         trusted: config.trusted_proxies.clone(),
         static_dir: config.static_dir.clone(),
         head_time: config.limits.http_head_time,

@@ -78,13 +78,20 @@ impl Front {
             return Peer { address: connection, is_proxied: false };
         }
         let forwarded = headers.get_all("x-forwarded-for").into_iter();
-        let forwarded: Vec<IpAddr> = forwarded
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|item| item.trim().parse().ok())
+        let items: Vec<&str> = forwarded
+            .flat_map(|value| value.to_str().unwrap_or_default().split(','))
+            .map(str::trim)
             .collect();
-        let client = forwarded.iter().rev().find(|address| !trusts(**address));
-        let address = client.or(forwarded.first()).copied().unwrap_or(connection);
+        // From the nearest proxy outwards; what is no address ends the chain of trust.
+        let mut address = connection;
+        for item in items.iter().rev() {
+            let with_port = || item.parse().ok().map(|address: SocketAddr| address.ip());
+            let Some(next) = item.parse().ok().or_else(with_port) else { break };
+            address = next;
+            if !trusts(next) {
+                break;
+            }
+        }
         Peer { address, is_proxied: true }
     }
 }

@@ -16,6 +16,9 @@ pub struct OriginRule {
 pub struct Origins {
     /// `https://app.example.org` where `public_url` is set.
     pub public: Option<String>,
+    /// The listener is for this machine only: then a Host that is a name may be a trick of
+    /// somebody's name server, and is nobody's own origin.
+    pub is_local: bool,
 }
 
 /// What the Origin header says.
@@ -46,9 +49,17 @@ impl Origins {
         let Some(origin) = normal(origin) else { return Verdict::Denied };
         let is_allowed = rule.allowed.iter().any(|allowed| allowed == "*" || *allowed == origin)
             || self.public.as_ref() == Some(&origin)
-            || own(headers, is_proxied).as_ref() == Some(&origin)
+            || self.own(headers, is_proxied).as_ref() == Some(&origin)
             || rule.loopback && is_loopback(&origin);
         if is_allowed { Verdict::Allowed } else { Verdict::Denied }
+    }
+}
+
+impl Origins {
+    /// The server's own origin as the client addressed it.
+    fn own(&self, headers: &HeaderMap, is_proxied: bool) -> Option<String> {
+        let own = own(headers, is_proxied)?;
+        (is_proxied || !self.is_local || is_address(&own)).then_some(own)
     }
 }
 
@@ -81,6 +92,13 @@ fn own(headers: &HeaderMap, is_proxied: bool) -> Option<String> {
     normal(&format!("{scheme}://{host}"))
 }
 
+/// Whether the host is `localhost` or an address, which no name server can lend to another site.
+fn is_address(origin: &str) -> bool {
+    let Ok(uri) = origin.parse::<Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok()
+}
+
 fn is_loopback(origin: &str) -> bool {
     let Ok(uri) = origin.parse::<Uri>() else { return false };
     let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
@@ -93,7 +111,7 @@ mod tests {
 
     #[test]
     fn exact_matches_only() {
-        let origins = Origins { public: Some("https://chat.example.com".into()) };
+        let origins = Origins { public: Some("https://chat.example.com".into()), is_local: false };
         let rule = OriginRule { allowed: vec!["https://app.example.com".into()], loopback: false };
         let cases = [
             ("https://app.example.com", Verdict::Allowed),
@@ -121,6 +139,22 @@ mod tests {
             assert_eq!(origins.judge(&rule, &headers, false), expected, "{origin}");
         }
         assert_eq!(origins.judge(&rule, &HeaderMap::new(), false), Verdict::Absent);
+    }
+
+    #[test]
+    fn a_name_that_points_here_is_no_own_origin_of_a_local_listener() {
+        let origins = Origins { public: None, is_local: true };
+        for (host, expected) in [
+            ("evil.example", Verdict::Denied),
+            ("127.0.0.1:8080", Verdict::Allowed),
+            ("localhost:8080", Verdict::Allowed),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", host.parse().unwrap());
+            headers.insert("origin", format!("http://{host}").parse().unwrap());
+            let verdict = origins.judge(&OriginRule::default(), &headers, false);
+            assert_eq!(verdict, expected, "{host}");
+        }
     }
 
     #[test]

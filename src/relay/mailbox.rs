@@ -234,6 +234,12 @@ impl Mailbox {
         std::mem::take(&mut inner.entries)
     }
 
+    /// Whether messages are taken.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.lock().state == State::Open
+    }
+
     /// Whether the session has ended.
     #[must_use]
     pub fn is_closed(&self) -> bool {

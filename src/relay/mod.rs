@@ -42,8 +42,10 @@ pub struct SubscribeRequest {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settlement {
     Ack,
-    /// Back into the queue.
+    /// NACK: back into the queue.
     Requeue,
+    /// Back into the queue, and nobody's fault: its receiver has gone.
+    Return,
     /// NACK with `requeue:false`: dropped, or dead-lettered where the queue says so.
     Discard,
 }

@@ -99,6 +99,17 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// Whether it writes something; nothing is written after the end.
+    #[must_use]
+    pub const fn is_output(&self) -> bool {
+        matches!(
+            self,
+            Self::Send(_) | Self::Written(_) | Self::Deliver { .. } | Self::HeartBeat | Self::Ping
+        )
+    }
+}
+
 /// A MESSAGE about to be written: the head that the machine wrote, then the message's tail.
 #[derive(Debug)]
 pub struct Outgoing {

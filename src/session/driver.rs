@@ -7,6 +7,7 @@
 mod ending;
 mod perform;
 
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ use crate::stomp::{self, Decoder, DecoderEvent};
 use crate::telemetry::Metrics;
 use crate::ticker::Ticker;
 use crate::transport::websocket::frame::{self, FrameLimits};
-use crate::transport::{Incoming, Transport};
+use crate::transport::{Incoming, Transport, tcp};
 use crate::user::Users;
 
 use super::proof::{Proofs, Settled};
@@ -32,6 +33,8 @@ use super::{Action, After, Outgoing, Session, Settings, Violation, Wire};
 
 /// Written in one turn, so that one session does not hold up the others of its worker.
 const TURN_BYTES: usize = 64 * 1024;
+/// Nothing is read while more than this waits for the socket.
+const OUT_BYTES: usize = 256 * 1024;
 /// TCP is asked this often what the peer's kernel has acknowledged.
 const TCP_PROOF: Duration = Duration::from_secs(1);
 
@@ -82,8 +85,15 @@ pub struct Driver {
     held: Option<Box<Held>>,
     /// The broker or the store has no room for more.
     is_blocked: bool,
-    /// Waits until everything before it is written.
-    deferred: Option<Action>,
+    /// Questions for stored messages. One at a time, and only once what came before is written,
+    /// so that a session never has more than one page in memory.
+    pulls: VecDeque<Action>,
+    is_pulling: bool,
+    /// Entries that came after the end; they are given back.
+    late: Vec<Entry>,
+    has_sent: bool,
+    /// What the peer's kernel had not acknowledged when it was last asked.
+    unacknowledged: u64,
     out: Vec<u8>,
     /// Since when the socket takes nothing.
     stalled: Option<Instant>,
@@ -138,7 +148,11 @@ impl Driver {
             session,
             held,
             is_blocked: false,
-            deferred: None,
+            pulls: VecDeque::new(),
+            is_pulling: false,
+            late: Vec::new(),
+            has_sent: false,
+            unacknowledged: 0,
             out: Vec::new(),
             stalled: None,
             armed: None,
@@ -176,10 +190,16 @@ impl Driver {
         {
             return Poll::Ready(Wake::Writable(result));
         }
-        if self.held.is_none() && !self.is_blocked {
+        if self.reads() {
             return self.transport.poll_read(cx).map(Wake::Read);
         }
         Poll::Pending
+    }
+
+    /// Whether more is read. Not while much of what was answered waits for the socket: a client
+    /// that does not read its receipts is not to fill the memory with them.
+    fn reads(&self) -> bool {
+        self.held.is_none() && !self.is_blocked && self.out.len() <= OUT_BYTES
     }
 
     /// One turn: something happens, its actions are performed, what came of it is written.
@@ -207,7 +227,12 @@ impl Driver {
             Wake::Mail(signals) => {
                 self.signals(signals, now, turn);
                 for entry in entries {
-                    self.entry(entry, now, turn);
+                    // ERROR is the last frame (1.2, "ERROR").
+                    if self.over.is_some() {
+                        self.late.push(entry);
+                    } else {
+                        self.entry(entry, now, turn);
+                    }
                 }
             }
         }
@@ -230,16 +255,30 @@ impl Driver {
     }
 
     fn tick(&mut self, now: Instant, turn: &mut Turn) {
-        if self.held.is_some() || self.is_blocked {
+        if !self.reads() {
             // Nothing is read, so silence proves nothing.
             self.session.paused(now);
         }
+        self.follow_ping(now);
         self.session.tick(now, &mut turn.actions);
         let stall = self.services.limits.outbound_stall;
         if self.stalled.is_some_and(|since| now >= since + stall) {
             self.slow_reader();
         }
         self.prove_tcp(turn);
+    }
+
+    /// The time for a PONG begins anew while the peer takes what lies before the PING: a slow
+    /// line may need longer for that than a PONG has.
+    fn follow_ping(&mut self, now: Instant) {
+        if !self.proofs.is_pinging() {
+            return;
+        }
+        let open = tcp::unacknowledged(self.transport.stream()).unwrap_or(0);
+        if open > 0 && open < self.unacknowledged {
+            self.session.pinged(now);
+        }
+        self.unacknowledged = open;
     }
 
     fn slow_reader(&mut self) {
@@ -255,7 +294,10 @@ impl Driver {
         match entry {
             Entry::Event(event) => match *event {
                 Event::Authenticated(result) => self.authenticated(result, now, turn),
-                event => self.session.event(event, now, &mut turn.actions),
+                event => {
+                    self.is_pulling &= !matches!(event, Event::Page { .. });
+                    self.session.event(event, now, &mut turn.actions);
+                }
             },
             entry => {
                 let Turn { head, actions, .. } = turn;
@@ -343,6 +385,7 @@ impl Driver {
         match self.decoder.decode(data) {
             Ok(Some(DecoderEvent::Frame(frame))) => {
                 self.services.metrics.frames_received.inc();
+                self.session.frame_done();
                 self.session.frame(frame, now, &mut turn.actions);
                 self.perform(turn);
                 true
@@ -360,6 +403,10 @@ impl Driver {
     fn may_take(&mut self) -> bool {
         if !self.session.takes_frames() {
             return false;
+        }
+        // Who has sent nothing yet does not wait for room.
+        if !self.has_sent {
+            return true;
         }
         let Services { broker, users, .. } = &*self.services;
         if !broker.has_room(&self.mailbox) || !users.has_room(&self.mailbox) {
@@ -383,7 +430,8 @@ impl Driver {
     /// Writes what the turn made, as far as the kernel takes it.
     fn flush(&mut self, turn: &mut Turn) {
         let now = Instant::now();
-        if self.proofs.wants_ping() {
+        if self.out.is_empty() && self.proofs.wants_ping() {
+            // What it proves goes out before it or in the same write.
             self.session.pinged(now);
             self.ping(turn);
         }
@@ -427,11 +475,8 @@ impl Driver {
 
     /// Goes on with what waited for the socket.
     fn resume(&mut self, turn: &mut Turn) {
-        if self.out.is_empty()
-            && turn.scratch.is_empty()
-            && let Some(action) = self.deferred.take()
-        {
-            self.pull(action, turn);
+        if self.out.is_empty() && turn.scratch.is_empty() {
+            self.pull();
         }
     }
 

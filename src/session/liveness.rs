@@ -56,7 +56,7 @@ impl Liveness {
 
     /// A PING goes out for a reason of the driver's.
     pub(super) fn pinged(&mut self, now: Instant) {
-        self.pinged.get_or_insert(now);
+        self.pinged = Some(now);
     }
 
     pub(super) fn ponged(&mut self, now: Instant) {

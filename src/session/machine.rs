@@ -348,6 +348,17 @@ impl Session {
         [phase, frame, ack, self.expires, self.live.deadline()].into_iter().flatten().min()
     }
 
+    /// A frame is complete; the next one has its own time.
+    pub fn frame_done(&mut self) {
+        self.frame_since = None;
+    }
+
+    /// Whether the session has a subscription of that number.
+    #[must_use]
+    pub fn subscribes(&self, subscription: SubscriptionNumber) -> bool {
+        self.subscriptions.get(subscription).is_some()
+    }
+
     /// Bytes came in; `in_frame`: they end within a frame.
     pub fn heard(&mut self, in_frame: bool, now: Instant) {
         self.live.heard(now);

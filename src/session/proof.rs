@@ -89,6 +89,11 @@ impl Proofs {
         self.wire == Wire::WebSocket && !self.unproven.is_empty() && self.ping.is_none()
     }
 
+    /// Whether a PING is under way.
+    pub(super) fn is_pinging(&self) -> bool {
+        self.ping.is_some()
+    }
+
     /// The payload of a PING that is written now; none where one is under way.
     pub(super) fn ping(&mut self) -> Option<[u8; 4]> {
         if self.ping.is_some() {

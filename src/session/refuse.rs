@@ -10,13 +10,14 @@ use super::machine::{Context, Phase, Session};
 impl Session {
     /// Answers bytes that are no frame.
     pub fn garbled(&mut self, violation: Violation, out: &mut Vec<Action>) {
-        if !matches!(self.phase, Phase::Over) {
-            self.fail(violation, out);
-        }
+        self.fail(violation, out);
     }
 
     /// ERROR, then close (1.2, "ERROR").
     pub(super) fn fail(&mut self, violation: Violation, out: &mut Vec<Action>) {
+        if matches!(self.phase, Phase::Over) {
+            return;
+        }
         let Violation { message, body, code, receipt } = violation;
         tracing::info!(session = %self.name, error = message, code, "session refused");
         let mut frame = Frame::new(Command::Error)

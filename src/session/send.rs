@@ -102,8 +102,10 @@ impl Session {
         match (self.judge(&frame.headers, frame.body, context.clone()), transaction) {
             (Ok(sending), None) => self.perform(sending, None, out),
             (Ok(sending), Some(name)) => {
-                self.add_step(&name, Step::Send(Box::new(sending)), size, &context, out);
-                self.receipt(context.receipt, None, out);
+                let step = Step::Send(Box::new(sending));
+                if self.add_step(&name, step, size, &context, out) {
+                    self.receipt(context.receipt, None, out);
+                }
             }
             (Err(refusal), transaction) => {
                 if let Some(name) = transaction {
@@ -204,7 +206,7 @@ impl Session {
         });
     }
 
-    /// Adds a step to a transaction; what does not fit aborts it.
+    /// Adds a step to a transaction; what does not fit aborts it and is refused (`false`).
     pub(super) fn add_step(
         &mut self,
         name: &str,
@@ -212,11 +214,13 @@ impl Session {
         size: usize,
         context: &Context,
         out: &mut Vec<Action>,
-    ) {
+    ) -> bool {
         let limits = self.settings.limits;
-        if let Err(full) = self.transactions.add(name, step, size, &limits) {
-            self.refuse_full(&full, name, context, out);
+        let added = self.transactions.add(name, step, size, &limits);
+        if let Err(full) = &added {
+            self.refuse_full(full, name, context, out);
         }
+        added.is_ok()
     }
 
     fn refuse_full(&mut self, full: &Full, name: &str, context: &Context, out: &mut Vec<Action>) {

@@ -56,7 +56,9 @@ impl Session {
                 id: Some(text.to_owned()),
                 receipt: receipt.clone(),
             };
-            self.add_step(name, Step::Settle { id, settlement }, 0, &context, out);
+            if !self.add_step(name, Step::Settle { id, settlement }, 0, &context, out) {
+                return Ok(());
+            }
         } else {
             self.settle(id, settlement, out);
         }
@@ -139,7 +141,7 @@ fn settle_taken(
             (Settles::User { unread_id: Some(id), .. }, Settlement::Ack) => read.push(id),
             (
                 Settles::User { message, unread_id: None },
-                Settlement::Requeue | Settlement::Discard,
+                Settlement::Requeue | Settlement::Return | Settlement::Discard,
             ) => kept.push(message),
             (Settles::User { .. } | Settles::Nothing, _) => {}
         }

@@ -170,6 +170,7 @@ impl Session {
         out: &mut Vec<Action>,
     ) {
         let Some(subscription) = self.subscriptions.remove(number) else { return };
+        self.pages.retain(|(of, _)| *of != number);
         match subscription.feed {
             Feed::Broker(destination) => {
                 let receipt = receipt.take();
@@ -192,7 +193,7 @@ impl Session {
     ) {
         let Some(subscription) = self.subscriptions.get(number) else {
             // It was UNSUBSCRIBEd; what it had goes back.
-            return self.settle_all(number, Settlement::Requeue, out);
+            return self.settle_all(number, Settlement::Return, out);
         };
         let context = Context {
             command: Command::Subscribe,
@@ -200,8 +201,9 @@ impl Session {
             id: subscription.id.clone(),
             receipt: None,
         };
-        self.settle_all(number, Settlement::Requeue, out);
+        // First, so that what goes back does not come again.
         self.end_subscription(number, out);
+        self.settle_all(number, Settlement::Return, out);
         self.refuse(refusal.clone(), &context, out);
     }
 
@@ -231,7 +233,7 @@ impl Session {
                     subscription: number,
                     destination: message.destination.clone(),
                     tags: vec![tag],
-                    settlement: Settlement::Requeue,
+                    settlement: Settlement::Return,
                 }),
                 Some(Source::User { unread_id: None }) => {
                     out.push(Action::Restore(vec![message]));

@@ -103,13 +103,18 @@ impl Users {
                 "not a user's destination\n",
             ));
         };
-        let keep = self.shared.rules.keep(&message, never);
+        let mut keep = self.shared.rules.keep(&message, never);
         let mut users = self.shared.registry.lock(&to.user);
         if self.shared.is_local && keep != Keep::Always && users.is_idle(&to.user) {
             let taken = users.push(&to, &message, None);
             if taken > 0 || keep == Keep::Never {
                 return Submit::Done(Level::Pushed);
             }
+        }
+        if self.shared.is_local && keep == Keep::IfAbsent && users.are_all_gone(&to) {
+            // They are still present to the store. What is sent to them now must not be decided
+            // again later, behind messages that were sent after it.
+            keep = Keep::Always;
         }
         users.begin(&to.user);
         let answer = token.map(|token| Answer::Session { mailbox: from.clone(), token });
@@ -232,7 +237,7 @@ impl Users {
                 target: to.target.clone(),
                 session: mailbox.session(),
             },
-            then: Then::Nothing,
+            then: Then::Unregister { to: to.clone(), session: mailbox.session(), subscription },
             since: pump::now(),
         });
     }

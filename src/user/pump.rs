@@ -3,7 +3,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -64,7 +64,12 @@ pub(super) enum Then {
         request: Bytes,
         answer: Option<Answer>,
     },
-    Nothing,
+    /// After the end of a subscription, whose registration may have been behind it in the line.
+    Unregister {
+        to: UserDestination,
+        session: u64,
+        subscription: SubscriptionNumber,
+    },
 }
 
 /// What waits for the store.
@@ -82,7 +87,7 @@ struct LineState {
     /// Jobs and bytes taken out, but not done yet, are counted too.
     count: usize,
     bytes: usize,
-    waiters: Vec<Arc<Mailbox>>,
+    waiters: Vec<Weak<Mailbox>>,
     closing: bool,
 }
 
@@ -119,7 +124,7 @@ impl Line {
         if state.count < self.waiting.messages && state.bytes < self.waiting.bytes {
             return true;
         }
-        state.waiters.push(waiter.clone());
+        state.waiters.push(Arc::downgrade(waiter));
         false
     }
 
@@ -161,7 +166,7 @@ impl Line {
         let waiters = if room { std::mem::take(&mut state.waiters) } else { Vec::new() };
         let empty = state.count == 0;
         drop(state);
-        waiters.into_iter().for_each(|waiter| waiter.event(Event::Room));
+        waiters.iter().filter_map(Weak::upgrade).for_each(|waiter| waiter.event(Event::Room));
         if empty {
             self.emptied.notify_waiters();
         }
@@ -201,7 +206,7 @@ impl Job {
             Then::Deliver { live, .. } => *live,
             Then::Page { .. } | Then::Fetch(_) => true,
             Then::Read { answer, .. } => answer.is_some(),
-            Then::Register { .. } | Then::Nothing => false,
+            Then::Register { .. } | Then::Unregister { .. } => false,
         }
     }
 }
@@ -305,7 +310,7 @@ fn refuse_overdue(shared: &Shared, jobs: Vec<Job>) -> Vec<Job> {
                 // A caller who has gone needs no answer.
                 let _ = sender.send(Err(away()));
             }
-            Then::Register { .. } | Then::Nothing => {}
+            Then::Register { .. } | Then::Unregister { .. } => {}
         }
         shared.registry.lock(&user).end(&user);
     }
@@ -364,7 +369,9 @@ fn finish(shared: &Shared, job: Job, outcome: Outcome) {
             }
             answer_with(answer, &Ok((Level::Stored, unread)));
         }
-        (Then::Nothing, _) => {}
+        (Then::Unregister { to, session, subscription }, _) => {
+            users.remove(&to, session, subscription);
+        }
         (then, outcome) => tracing::error!(?then, ?outcome, "the store answered something else"),
     }
 }

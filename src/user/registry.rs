@@ -123,6 +123,14 @@ impl Users {
             .count()
     }
 
+    /// Whether there are sessions for it, and all of them are about to end.
+    pub(super) fn are_all_gone(&self, to: &UserDestination) -> bool {
+        let present = self.users.get(&to.user).map(|user| user.present.iter());
+        let mut present =
+            present.into_iter().flatten().filter(|present| present.target == to.target).peekable();
+        present.peek().is_some() && present.all(|present| !present.mailbox.is_open())
+    }
+
     /// Puts a notice into the mailboxes; nobody proves to have got it.
     pub(super) fn notify(&self, user: &str, target: &str, message: impl FnOnce() -> Arc<Message>) {
         let Some(user) = self.users.get(user) else { return };

@@ -143,10 +143,11 @@ impl Embedded {
         let Some(queue) = self.known(name) else { return };
         let gone = lock(&queue).settle(of.session(), subscription, tags, settlement);
         for (item, is_dead) in gone {
-            if is_dead {
-                // Its journal entry goes only once the dead queue has its own.
-                let dead: Arc<str> = Arc::from(format!("{name}.dead"));
-                self.enqueue(&dead, item.message.clone(), None);
+            // Its journal entry goes only once the dead queue has its own.
+            if is_dead && let Submit::Refused(refusal) = self.bury(name, &item.message) {
+                tracing::error!(queue = %name, %refusal, "a message found no place in the dead queue");
+                lock(&queue).put_back(item);
+                continue;
             }
             if let (true, Some(journal)) = (item.stored, &self.journal) {
                 journal.remove(item.number);
@@ -175,6 +176,20 @@ impl Embedded {
         if let Some(journal) = &self.journal {
             journal.close();
         }
+    }
+
+    /// Moves a message that was NACKed too often to the queue's dead queue.
+    fn bury(&self, name: &str, message: &Message) -> Submit {
+        let dead: Arc<str> = Arc::from(format!("{name}.dead"));
+        // Addressed anew: it is settled where it lies.
+        let mut copy = Message::new(
+            Destination::Queue(dead.clone()),
+            message.shown.clone(),
+            message.headers.clone(),
+            message.body.clone(),
+        );
+        (copy.persistent, copy.x_id) = (message.persistent, message.x_id);
+        self.enqueue(&dead, Arc::new(copy), None)
     }
 
     fn enqueue(

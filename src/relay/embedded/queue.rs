@@ -104,6 +104,9 @@ impl Queue {
         let key = (session, number);
         if let Some(consumer) = self.consumers.get_mut(&key) {
             consumer.cancelled = true;
+            if std::mem::take(&mut consumer.waiting) {
+                self.ring.retain(|waiting| *waiting != key);
+            }
             if consumer.unacked.is_empty() {
                 self.consumers.remove(&key);
             }
@@ -112,7 +115,11 @@ impl Queue {
 
     /// Ends a subscription whose session is gone; what it had goes back.
     pub(super) fn abandon(&mut self, session: u64, number: SubscriptionNumber) {
-        let Some(consumer) = self.consumers.remove(&(session, number)) else { return };
+        let key = (session, number);
+        let Some(consumer) = self.consumers.remove(&key) else { return };
+        if consumer.waiting {
+            self.ring.retain(|waiting| *waiting != key);
+        }
         self.unacked -= consumer.unacked.len();
         for (_, item) in consumer.unacked {
             self.ready.insert(item.number, Item { redelivered: true, ..item });
@@ -136,7 +143,12 @@ impl Queue {
             let Some(mut item) = consumer.unacked.remove(tag) else { continue };
             self.unacked -= 1;
             item.nacks += u8::from(settlement == Settlement::Requeue);
-            if settlement == Settlement::Requeue && item.nacks < MAX_NACKS {
+            let goes_back = match settlement {
+                Settlement::Requeue => item.nacks < MAX_NACKS,
+                Settlement::Return => true,
+                Settlement::Ack | Settlement::Discard => false,
+            };
+            if goes_back {
                 item.redelivered = true;
                 self.ready.insert(item.number, item);
             } else {
@@ -154,6 +166,11 @@ impl Queue {
         }
         self.deliver();
         gone
+    }
+
+    /// Takes back a message that found no other place; its NACKs are forgotten.
+    pub(super) fn put_back(&mut self, item: Item) {
+        self.push(Item { nacks: 0, ..item });
     }
 
     /// Whether nobody has used the queue since before `before`.

@@ -292,7 +292,7 @@ impl Worker {
             if settlement == Settlement::Ack {
                 acked.insert(tag);
             } else if let Some(amqp) = attached.out.remove(&tag) {
-                let requeue = settlement == Settlement::Requeue;
+                let requeue = matches!(settlement, Settlement::Requeue | Settlement::Return);
                 let options = BasicNackOptions { multiple: false, requeue };
                 // Where that fails the channel is lost, and the stream says so.
                 drop(attached.link.answer(attached.channel.basic_nack(amqp, options)).await);

@@ -18,7 +18,8 @@ impl Driver {
     /// The session ends: its places are given up, and what it did not prove to have is kept.
     pub(super) fn end(&mut self) {
         self.prove_tcp(&mut Turn::default());
-        let left = self.mailbox.close();
+        let mut left = std::mem::take(&mut self.late);
+        left.extend(self.mailbox.close());
         let mut ending = self.session.end();
         let mut unproven = self.proofs.unproven();
         for Settled { subscription, queue, .. } in self.proofs.unsettled() {

@@ -21,7 +21,11 @@ impl Driver {
     }
 
     fn act(&mut self, action: Action, turn: &mut Turn) {
+        if self.over.is_some() && action.is_output() {
+            return;
+        }
         let services = self.services.clone();
+        self.has_sent |= matches!(action, Action::Publish { .. } | Action::SendToUser { .. });
         match action {
             Action::Send(frame) => self.put_frame(&frame, turn),
             Action::Written(bytes) => self.transport.put(&mut turn.scratch, true, [&bytes, b""]),
@@ -59,7 +63,9 @@ impl Driver {
             Action::UnsubscribeUser { subscription, to } => {
                 services.users.unsubscribe(&self.mailbox, subscription, &to);
             }
-            action @ (Action::Replay { .. } | Action::Page { .. }) => self.pull(action, turn),
+            action @ (Action::Replay { .. } | Action::Page { .. }) => {
+                self.pulls.push_back(action);
+            }
             Action::MarkRead { which, request, token } => {
                 if let Some(user) = self.user() {
                     let answer = token.map(|token| (&self.mailbox, token));
@@ -75,23 +81,30 @@ impl Driver {
         }
     }
 
-    /// Asks for stored messages once what is there is written: nothing is buffered twice.
-    pub(super) fn pull(&mut self, action: Action, turn: &Turn) {
-        if self.pending(turn) > 0 && self.deferred.is_none() {
-            self.deferred = Some(action);
-            return;
-        }
+    /// Asks the next question for stored messages, where none is under way.
+    pub(super) fn pull(&mut self) {
         let users = &self.services.users;
-        match action {
-            Action::Replay { subscription, to, after, limit } => {
-                users.replay(&self.mailbox, subscription, &to, after, limit);
-            }
-            Action::Page { subscription, after, limit } => {
-                if let Some(user) = self.user() {
-                    users.page(&self.mailbox, subscription, &user, after, limit);
+        while !self.is_pulling
+            && let Some(action) = self.pulls.pop_front()
+        {
+            match action {
+                // One that was UNSUBSCRIBEd meanwhile must not become present.
+                Action::Replay { subscription, to, after, limit }
+                    if self.session.subscribes(subscription) =>
+                {
+                    users.replay(&self.mailbox, subscription, &to, after, limit);
+                    self.is_pulling = true;
                 }
+                Action::Page { subscription, after, limit }
+                    if self.session.subscribes(subscription) =>
+                {
+                    if let Some(user) = self.user() {
+                        users.page(&self.mailbox, subscription, &user, after, limit);
+                        self.is_pulling = true;
+                    }
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
 

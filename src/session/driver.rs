@@ -5,6 +5,7 @@
 //! something is there the mailbox is left as it is, so that its limits count.
 
 mod ending;
+mod feed;
 mod perform;
 
 use std::collections::VecDeque;
@@ -20,16 +21,16 @@ use crate::auth::{Authenticator, Principal};
 use crate::message::Message;
 use crate::relay::Broker;
 use crate::relay::mailbox::{Entry, Event, Mailbox, Signals};
-use crate::stomp::{self, Decoder, DecoderEvent};
+use crate::stomp::{self, Decoder};
 use crate::telemetry::Metrics;
 use crate::ticker::Ticker;
-use crate::transport::websocket::frame::{self, FrameLimits};
-use crate::transport::{Incoming, Transport, tcp};
+use crate::transport::websocket::frame::FrameLimits;
+use crate::transport::{Transport, tcp};
 use crate::user::Users;
 
 use super::proof::{Proofs, Settled};
 use super::sessions::{Place, Sessions};
-use super::{Action, After, Outgoing, Session, Settings, Violation, Wire};
+use super::{Action, After, Outgoing, Session, Settings, Wire};
 
 /// Written in one turn, so that one session does not hold up the others of its worker.
 const TURN_BYTES: usize = 64 * 1024;
@@ -336,104 +337,15 @@ impl Driver {
         (self.out.len() + turn.scratch.len()) as u64
     }
 
-    /// Takes bytes apart and gives the frames to the session, as far as it takes them.
-    fn feed(&mut self, held: Held, now: Instant, turn: &mut Turn) {
-        let Held { mut raw, mut data } = held;
-        loop {
-            while !data.is_empty() {
-                if self.over.is_some() {
-                    return;
-                }
-                if !self.may_take() {
-                    self.held = Some(Box::new(Held { raw, data }));
-                    return;
-                }
-                if !self.feed_stomp(&mut data, now, turn) {
-                    return;
-                }
-            }
-            match self.transport.incoming(&mut raw) {
-                Ok(None) => break,
-                Ok(Some(incoming)) => data = self.incoming(incoming, now, turn),
-                Err(error) => {
-                    self.over.get_or_insert((error.close_code(), "WebSocket protocol"));
-                    return;
-                }
-            }
-        }
-        self.session.heard(self.decoder.in_frame(), now);
-    }
-
-    fn incoming(&mut self, incoming: Incoming, now: Instant, turn: &mut Turn) -> Bytes {
-        match incoming {
-            Incoming::Data(data) => return data,
-            Incoming::Ping(payload) => frame::write_pong(&mut turn.scratch, &payload),
-            Incoming::Pong(payload) => {
-                self.session.ponged(now);
-                self.proofs.ponged(&payload);
-                self.proven(turn);
-            }
-            Incoming::Close => {
-                self.over.get_or_insert((1000, ""));
-            }
-        }
-        Bytes::new()
-    }
-
-    /// One frame or part of one; `false` where nothing more is to be read.
-    fn feed_stomp(&mut self, data: &mut Bytes, now: Instant, turn: &mut Turn) -> bool {
-        match self.decoder.decode(data) {
-            Ok(Some(DecoderEvent::Frame(frame))) => {
-                self.services.metrics.frames_received.inc();
-                self.session.frame_done();
-                self.session.frame(frame, now, &mut turn.actions);
-                self.perform(turn);
-                true
-            }
-            Ok(Some(DecoderEvent::HeartBeat) | None) => true,
-            Err(error) => {
-                self.session.garbled(Violation::from(error), &mut turn.actions);
-                self.perform(turn);
-                false
-            }
-        }
-    }
-
-    /// Whether a frame may be given to the session now.
-    fn may_take(&mut self) -> bool {
-        if !self.session.takes_frames() {
-            return false;
-        }
-        // Who has sent nothing yet does not wait for room.
-        if !self.has_sent {
-            return true;
-        }
-        let Services { broker, users, .. } = &*self.services;
-        if !broker.has_room(&self.mailbox) || !users.has_room(&self.mailbox) {
-            self.is_blocked = true;
-            return false;
-        }
-        true
-    }
-
-    /// Goes on with bytes that had to wait.
-    fn feed_held(&mut self, turn: &mut Turn) {
-        if self.over.is_none()
-            && !self.is_blocked
-            && self.session.takes_frames()
-            && let Some(held) = self.held.take()
-        {
-            self.feed(*held, Instant::now(), turn);
-        }
-    }
-
     /// Writes what the turn made, as far as the kernel takes it.
     fn flush(&mut self, turn: &mut Turn) {
         let now = Instant::now();
+        let mut is_new_ping = false;
         if self.out.is_empty() && self.proofs.wants_ping() {
             // What it proves goes out before it or in the same write.
             self.session.pinged(now);
             self.ping(turn);
+            is_new_ping = true;
         }
         if self.out.is_empty() && turn.scratch.is_empty() {
             self.resume(turn);
@@ -464,6 +376,9 @@ impl Driver {
             self.stalled = None
         } else {
             self.stalled.get_or_insert(now);
+        }
+        if is_new_ping {
+            self.unacknowledged = tcp::unacknowledged(self.transport.stream()).unwrap_or(0);
         }
         turn.scratch.clear();
         for Settled { subscription, queue, tag } in self.proofs.written(written as u64) {

@@ -103,7 +103,7 @@ impl Users {
                 "not a user's destination\n",
             ));
         };
-        let mut keep = self.shared.rules.keep(&message, never);
+        let keep = self.shared.rules.keep(&message, never);
         let mut users = self.shared.registry.lock(&to.user);
         if self.shared.is_local && keep != Keep::Always && users.is_idle(&to.user) {
             let taken = users.push(&to, &message, None);
@@ -111,19 +111,16 @@ impl Users {
                 return Submit::Done(Level::Pushed);
             }
         }
-        if self.shared.is_local && keep == Keep::IfAbsent && users.are_all_gone(&to) {
-            // They are still present to the store. What is sent to them now must not be decided
-            // again later, behind messages that were sent after it.
-            keep = Keep::Always;
-        }
         users.begin(&to.user);
         let answer = token.map(|token| Answer::Session { mailbox: from.clone(), token });
         let pending = answer.is_some();
-        self.shared.line.put(Job {
-            op: Op::Append { message, keep },
-            then: Then::Deliver { answer, live: true },
-            since: pump::now(),
-        });
+        let then = Then::Deliver { answer, live: true };
+        let job = Job { op: Op::Append { message, keep }, then, since: pump::now() };
+        if self.shared.is_local && keep == Keep::IfAbsent && users.are_all_gone(&to) {
+            users.hold(&to.user, job);
+        } else {
+            self.shared.line.put(job);
+        }
         if pending { Submit::Pending } else { Submit::Done(Level::Stored) }
     }
 
@@ -147,6 +144,9 @@ impl Users {
             self.take_out(&mut users, mailbox, *subscription, to);
         }
         self.put_back(&mut users, user, messages);
+        for job in users.take_held(user) {
+            self.shared.line.put(job);
+        }
     }
 
     fn put_back(&self, users: &mut registry::Users, user: &Arc<str>, messages: Vec<Arc<Message>>) {

@@ -185,6 +185,25 @@ impl Job {
         }
     }
 
+    /// The place of its message among all; other jobs have none.
+    pub(super) fn order(&self) -> u64 {
+        match &self.op {
+            Op::Append { message, .. } => message.order(),
+            _ => 0,
+        }
+    }
+
+    /// Where its message goes.
+    pub(super) fn destination(&self) -> Option<&UserDestination> {
+        match &self.op {
+            Op::Append { message, .. } => match &message.destination {
+                Destination::User(to) => Some(to),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
     fn user(&self) -> Arc<str> {
         match &self.op {
             Op::Append { message, .. } => match &message.destination {
@@ -328,14 +347,20 @@ fn finish(shared: &Shared, job: Job, outcome: Outcome) {
             Outcome::Appended { unread_id, new, present, unread, .. },
         ) => {
             let Op::Append { message, keep } = job.op else { return };
-            let Destination::User(to) = &message.destination else { return };
-            let taken = if live && present { users.push(to, &message, unread_id) } else { 0 };
+            let Destination::User(to) = message.destination.clone() else { return };
+            let taken = if live && present { users.push(&to, &message, unread_id) } else { 0 };
             if live && unread_id.is_none() && present && taken == 0 && keep == Keep::IfAbsent {
-                // Whoever was there has gone between the step and its effect.
+                // Whoever was there has gone between the step and its effect, or is about to.
                 users.begin(&user);
-                let op = Op::Append { message, keep: Keep::Always };
-                let then = Then::Deliver { answer, live: false };
-                shared.line.put(Job { op, then, since: job.since });
+                if users.are_all_gone(&to) {
+                    let op = Op::Append { message, keep };
+                    let then = Then::Deliver { answer, live: true };
+                    users.hold(&user, Job { op, then, since: job.since });
+                } else {
+                    let op = Op::Append { message, keep: Keep::Always };
+                    let then = Then::Deliver { answer, live: false };
+                    shared.line.put(Job { op, then, since: job.since });
+                }
                 return;
             }
             if let (Some(id), true) = (unread_id, new) {

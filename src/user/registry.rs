@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::pump::Job;
 use crate::destination::UserDestination;
 use crate::message::Message;
 use crate::persistence::UnreadId;
@@ -28,6 +29,9 @@ struct User {
     /// How much of this user is in the line to the store.
     in_line: usize,
     present: Vec<Present>,
+    /// Messages that came while all sessions were about to end: they wait for what these give
+    /// back, which was sent before.
+    held: Vec<Job>,
 }
 
 #[derive(Debug)]
@@ -129,6 +133,25 @@ impl Users {
         let mut present =
             present.into_iter().flatten().filter(|present| present.target == to.target).peekable();
         present.peek().is_some() && present.all(|present| !present.mailbox.is_open())
+    }
+
+    /// Lets a message wait until a session of the user has ended.
+    pub(super) fn hold(&mut self, user: &Arc<str>, job: Job) {
+        self.users.entry(user.clone()).or_default().held.push(job);
+    }
+
+    /// A session has ended: what waited for it, in the order in which it was sent.
+    pub(super) fn take_held(&mut self, user: &str) -> Vec<Job> {
+        let Some(entry) = self.users.get_mut(user) else { return Vec::new() };
+        let mut held = std::mem::take(&mut entry.held);
+        held.sort_by_key(Job::order);
+        let (waiting, free) = held
+            .into_iter()
+            .partition(|job| job.destination().is_some_and(|to| self.are_all_gone(to)));
+        if let Some(entry) = self.users.get_mut(user) {
+            entry.held = waiting;
+        }
+        free
     }
 
     /// Puts a notice into the mailboxes; nobody proves to have got it.

@@ -1,0 +1,105 @@
+//! What was read, given to the session as far as it takes it.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::session::Violation;
+use crate::stomp::DecoderEvent;
+use crate::transport::Incoming;
+use crate::transport::websocket::frame;
+
+use super::{Driver, Held, Services, Turn};
+
+impl Driver {
+    /// Takes bytes apart and gives the frames to the session, as far as it takes them.
+    pub(super) fn feed(&mut self, held: Held, now: Instant, turn: &mut Turn) {
+        let Held { mut raw, mut data } = held;
+        loop {
+            while !data.is_empty() {
+                if self.over.is_some() {
+                    return;
+                }
+                if !self.may_take() {
+                    self.held = Some(Box::new(Held { raw, data }));
+                    return;
+                }
+                if !self.feed_stomp(&mut data, now, turn) {
+                    return;
+                }
+            }
+            match self.transport.incoming(&mut raw) {
+                Ok(None) => break,
+                Ok(Some(incoming)) => data = self.incoming(incoming, now, turn),
+                Err(error) => {
+                    self.over.get_or_insert((error.close_code(), "WebSocket protocol"));
+                    return;
+                }
+            }
+        }
+        self.session.heard(self.decoder.in_frame(), now);
+    }
+
+    fn incoming(&mut self, incoming: Incoming, now: Instant, turn: &mut Turn) -> Bytes {
+        match incoming {
+            Incoming::Data(data) => return data,
+            Incoming::Ping(payload) => frame::write_pong(&mut turn.scratch, &payload),
+            Incoming::Pong(payload) => {
+                self.session.ponged(now);
+                self.proofs.ponged(&payload);
+                self.proven(turn);
+            }
+            Incoming::Close => {
+                self.over.get_or_insert((1000, ""));
+            }
+        }
+        Bytes::new()
+    }
+
+    /// One frame or part of one; `false` where nothing more is to be read.
+    fn feed_stomp(&mut self, data: &mut Bytes, now: Instant, turn: &mut Turn) -> bool {
+        match self.decoder.decode(data) {
+            Ok(Some(DecoderEvent::Frame(frame))) => {
+                self.services.metrics.frames_received.inc();
+                self.session.frame_done();
+                self.session.frame(frame, now, &mut turn.actions);
+                self.perform(turn);
+                true
+            }
+            Ok(Some(DecoderEvent::HeartBeat) | None) => true,
+            Err(error) => {
+                self.session.garbled(Violation::from(error), &mut turn.actions);
+                self.perform(turn);
+                false
+            }
+        }
+    }
+
+    /// Whether a frame may be given to the session now.
+    fn may_take(&mut self) -> bool {
+        if !self.session.takes_frames() {
+            return false;
+        }
+        // Who has sent nothing yet does not wait for room.
+        if !self.has_sent {
+            return true;
+        }
+        let Services { broker, users, .. } = &*self.services;
+        if !broker.has_room(&self.mailbox) || !users.has_room(&self.mailbox) {
+            self.is_blocked = true;
+            return false;
+        }
+        true
+    }
+
+    /// Goes on with bytes that had to wait.
+    pub(super) fn feed_held(&mut self, turn: &mut Turn) {
+        if self.over.is_none()
+            && !self.is_blocked
+            && self.session.takes_frames()
+            && let Some(held) = self.held.take()
+        {
+            self.feed(*held, Instant::now(), turn);
+        }
+    }
+}

@@ -262,3 +262,82 @@ fn no_place() -> Refusal {
         "no broker has such a destination\n",
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Context, Waker};
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::relay::AckMode;
+    use crate::relay::mailbox::{Delivery, Entry, MailboxLimits, Source};
+    use crate::stomp::Headers;
+
+    fn subscribe(broker: &Embedded, to: &Arc<Mailbox>, queue: &str) {
+        let destination = Destination::for_subscribe(queue, "alice").unwrap();
+        let request = SubscribeRequest {
+            subscription: 1,
+            destination,
+            ack: AckMode::ClientIndividual,
+            prefetch: 1,
+            headers: Headers::default(),
+        };
+        assert!(matches!(broker.subscribe(to, &request), Submit::Done(_)));
+    }
+
+    fn delivered(to: &Arc<Mailbox>) -> Option<Delivery> {
+        let mut entries = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = to.poll_take(&mut cx, 1 << 20, Some(&mut entries));
+        match entries.pop() {
+            Some(Entry::Own(delivery)) => Some(*delivery),
+            None => None,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Settles a delivery as a session does: where the message says that it lies.
+    fn settle(broker: &Embedded, of: &Arc<Mailbox>, got: &Delivery, settlement: Settlement) {
+        let Source::Queue { tag } = got.source else { panic!("not from a queue") };
+        broker.settle(of, 1, &got.message.destination, &[tag], settlement);
+    }
+
+    #[test]
+    fn what_is_nacked_too_often_moves_and_can_be_taken_there() {
+        let broker = Embedded::open(None).unwrap();
+        let mailbox = |session| Mailbox::new(session, MailboxLimits { frames: 99, bytes: 9999 });
+        let (a, b) = (mailbox(1), mailbox(2));
+        let destination = Destination::for_send("/queue/q").unwrap();
+        let body = Bytes::from_static(b"x");
+        let message = Message::new(destination, "/queue/q".into(), Headers::default(), body);
+        subscribe(&broker, &a, "/queue/q");
+        broker.publish(&a, None, &Arc::new(message));
+        for _ in 0..queue::MAX_NACKS {
+            let got = delivered(&a).unwrap();
+            settle(&broker, &a, &got, Settlement::Requeue);
+        }
+        assert!(delivered(&a).is_none());
+        subscribe(&broker, &b, "/queue/q.dead");
+        let got = delivered(&b).unwrap();
+        settle(&broker, &b, &got, Settlement::Ack);
+        broker.abandon(&b, 1, &got.message.destination);
+        subscribe(&broker, &b, "/queue/q.dead");
+        assert!(delivered(&b).is_none());
+    }
+
+    #[test]
+    fn what_a_session_gives_back_is_no_nack() {
+        let broker = Embedded::open(None).unwrap();
+        let a = Mailbox::new(1, MailboxLimits { frames: 99, bytes: 9999 });
+        let destination = Destination::for_send("/queue/q").unwrap();
+        let message = Message::new(destination, String::new(), Headers::default(), Bytes::new());
+        subscribe(&broker, &a, "/queue/q");
+        broker.publish(&a, None, &Arc::new(message));
+        for _ in 0..=2 * queue::MAX_NACKS {
+            let got = delivered(&a).unwrap();
+            settle(&broker, &a, &got, Settlement::Return);
+        }
+        assert!(delivered(&a).is_some());
+    }
+}

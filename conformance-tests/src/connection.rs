@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
@@ -17,10 +18,23 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use crate::reader::{Reader, Said, ServerFrame, show};
-use crate::transcript::{MessageKind, Transport};
+use crate::transcript::{Cut, MessageKind, Transport};
 
+/// For the handshake with a server in this process.
+const MEMORY_URL: &str = "ws://in-process/ws";
 /// How many bytes of one read or write a trace shows.
 const TRACED: usize = 2048;
+
+/// Which part of a WebSocket message a frame is.
+#[derive(Clone, Copy)]
+struct Part {
+    first: bool,
+    last: bool,
+}
+
+impl Part {
+    const WHOLE: Self = Self { first: true, last: true };
+}
 
 /// What came from the server.
 #[derive(Debug)]
@@ -28,6 +42,8 @@ pub(crate) enum Event {
     /// With the kind of the WebSocket message that ended it.
     Frame(ServerFrame, Option<MessageKind>),
     Beat,
+    /// A WebSocket PONG.
+    Pong(Vec<u8>),
     /// The end, on WebSocket with its code where there was one.
     Closed(Option<u16>),
     /// Bytes that are no STOMP.
@@ -55,7 +71,7 @@ pub(crate) enum Address {
 
 enum Wire {
     Plain(Box<dyn Stream>),
-    WebSocket(Box<WebSocketStream<TcpStream>>),
+    WebSocket(Box<WebSocketStream<Box<dyn Stream>>>),
     /// Dropped by this side.
     Gone,
 }
@@ -100,57 +116,117 @@ impl Connection {
         transport: Transport,
         offer: &[String],
     ) -> Result<(Wire, Option<String>), String> {
-        let (authority, url) = match address {
-            Address::Memory(open) => return Ok((Wire::Plain(open()), None)),
-            Address::Network { authority, url } => (authority, url),
+        let (stream, url): (Box<dyn Stream>, &str) = match address {
+            Address::Memory(open) => (open(), MEMORY_URL),
+            Address::Network { authority, url } => {
+                let tcp = TcpStream::connect(authority)
+                    .await
+                    .map_err(|error| format!("connecting to {authority}: {error}"))?;
+                // A small write must not wait for the answer to the one before it.
+                tcp.set_nodelay(true).map_err(|error| error.to_string())?;
+                (Box::new(tcp), url)
+            }
         };
-        let tcp = TcpStream::connect(authority)
-            .await
-            .map_err(|error| format!("connecting to {authority}: {error}"))?;
-        // A small write must not wait for the answer to the one before it.
-        tcp.set_nodelay(true).map_err(|error| error.to_string())?;
         if transport == Transport::Tcp {
-            return Ok((Wire::Plain(Box::new(tcp)), None));
+            return Ok((Wire::Plain(stream), None));
         }
         let failed = |error: WsError| format!("WebSocket handshake at {url}: {error}");
-        let mut request = url.as_str().into_client_request().map_err(failed)?;
+        let mut request = url.into_client_request().map_err(failed)?;
         if !offer.is_empty() {
             let list = HeaderValue::from_str(&offer.join(", ")).map_err(|e| e.to_string())?;
             request.headers_mut().insert("Sec-WebSocket-Protocol", list);
         }
         let (stream, response) =
-            tokio_tungstenite::client_async(request, tcp).await.map_err(failed)?;
+            tokio_tungstenite::client_async(request, stream).await.map_err(failed)?;
         let selected = response.headers().get("Sec-WebSocket-Protocol");
         let selected = selected.and_then(|value| value.to_str().ok()).map(str::to_owned);
         Ok((Wire::WebSocket(Box::new(stream)), selected))
     }
 
-    /// Sends in one write (one WebSocket message). What a server that has closed does not take is
-    /// no failure here: the next expectation tells.
-    pub(crate) async fn send(&mut self, bytes: &[u8], limit: Duration) {
+    /// Sends, cut as it is said. What a server that has closed does not take is no failure here:
+    /// the next expectation tells.
+    pub(crate) async fn send(&mut self, bytes: &[u8], cut: Cut, limit: Duration) {
+        match cut {
+            Cut::Whole => self.write(bytes, Part::WHOLE, limit).await,
+            Cut::Pieces(size) => {
+                for piece in bytes.chunks(size) {
+                    self.write(piece, Part::WHOLE, limit).await;
+                }
+            }
+            Cut::Fragments(size) => {
+                let count = bytes.chunks(size).count();
+                for (n, piece) in bytes.chunks(size).enumerate() {
+                    let part = Part { first: n == 0, last: n + 1 == count };
+                    self.write(piece, part, limit).await;
+                }
+            }
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8], part: Part, limit: Duration) {
         self.note('>', bytes);
-        let written = match &mut self.wire {
-            Wire::Plain(stream) => {
-                timeout(limit, stream.write_all(bytes)).await.map(|r| r.map_err(|e| e.to_string()))
+        let write = async {
+            match &mut self.wire {
+                Wire::Plain(stream) => {
+                    stream.write_all(bytes).await.map_err(|error| error.to_string())?;
+                    stream.flush().await.map_err(|error| error.to_string())
+                }
+                Wire::WebSocket(stream) => {
+                    // A frame, not a text: a case may send bytes that are no UTF-8.
+                    let kind = match self.transport {
+                        _ if !part.first => Data::Continue,
+                        Transport::WsBinary => Data::Binary,
+                        Transport::Tcp | Transport::WsText => Data::Text,
+                    };
+                    let frame = WsFrame::message(bytes.to_vec(), OpCode::Data(kind), part.last);
+                    stream.send(Message::Frame(frame)).await.map_err(|error| error.to_string())
+                }
+                Wire::Gone => Ok(()),
             }
-            Wire::WebSocket(stream) => {
-                // A frame, not a text: a case may send bytes that are no UTF-8.
-                let kind = match self.transport {
-                    Transport::WsBinary => Data::Binary,
-                    Transport::Tcp | Transport::WsText => Data::Text,
-                };
-                let frame = WsFrame::message(bytes.to_vec(), OpCode::Data(kind), true);
-                timeout(limit, stream.send(Message::Frame(frame)))
-                    .await
-                    .map(|r| r.map_err(|e| e.to_string()))
-            }
-            Wire::Gone => Ok(Ok(())),
         };
+        let written = timeout(limit, write).await;
+        self.not_written(written, limit);
+    }
+
+    /// Sends bytes on the socket under the WebSocket.
+    pub(crate) async fn send_on_socket(&mut self, bytes: &[u8], limit: Duration) {
+        self.say(&format!("> on the socket {}", show(bytes)));
+        let write = async {
+            match &mut self.wire {
+                Wire::Plain(stream) => stream.write_all(bytes).await,
+                Wire::WebSocket(stream) => stream.get_mut().write_all(bytes).await,
+                Wire::Gone => Ok(()),
+            }
+        };
+        let written = timeout(limit, write).await.map(|r| r.map_err(|error| error.to_string()));
+        self.not_written(written, limit);
+    }
+
+    fn not_written(&mut self, written: Result<Result<(), String>, Elapsed>, limit: Duration) {
         match written {
             Ok(Ok(())) => {}
             Ok(Err(error)) => self.say(&format!("! not written: {error}")),
             Err(_) => self.say(&format!("! not written within {limit:?}")),
         }
+    }
+
+    /// Says nothing more, not even PONG, until the server ends the connection. Whether it did
+    /// before the deadline.
+    pub(crate) async fn wait_in_silence(&mut self, deadline: Instant) -> bool {
+        self.say("! silent from here on");
+        let mut stream = match std::mem::replace(&mut self.wire, Wire::Gone) {
+            Wire::Plain(stream) => stream,
+            // What the library has read and not given out is lost; it is no matter here.
+            Wire::WebSocket(stream) => stream.into_inner(),
+            Wire::Gone => return true,
+        };
+        let mut buffer = vec![0; 4096];
+        let ended = timeout_at(deadline, async {
+            while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+        });
+        let ended = ended.await.is_ok();
+        self.end(None, if ended { "closed" } else { "not closed" });
+        ended
     }
 
     /// Closes the socket without a word of STOMP or WebSocket.
@@ -242,7 +318,11 @@ impl Connection {
                     let reason = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
                     self.end(code, &format!("closed {code:?} {}", show(reason.as_bytes())));
                 }
-                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => {}
+                Some(Ok(Message::Pong(payload))) => {
+                    self.say(&format!("< PONG {}", show(&payload)));
+                    self.events.push_back(Event::Pong(payload.to_vec()));
+                }
+                Some(Ok(Message::Ping(_) | Message::Frame(_))) => {}
                 Some(Err(error)) => self.end(None, &format!("closed: {error}")),
                 None => self.end(None, "closed"),
             },

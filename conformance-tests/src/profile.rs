@@ -1,6 +1,7 @@
 //! What is expected of which server: how strict to be, and where it is known to differ.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -15,6 +16,15 @@ pub struct Difference {
     pub reason: String,
 }
 
+/// How it is known that a server has done what it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sync {
+    /// It answers a receipt.
+    Receipt,
+    /// It answers no receipts: it is left alone for so long.
+    Quiet(Duration),
+}
+
 /// A kind of server.
 #[derive(Clone, Debug)]
 pub struct Profile {
@@ -25,6 +35,7 @@ pub struct Profile {
     pub(crate) messages: bool,
     /// Whether a close without an ERROR answers a mistake: "The server MAY send ERROR frames".
     pub(crate) silent_close: bool,
+    pub(crate) sync: Sync,
     /// Whether cases of level `field` are played.
     pub(crate) field: bool,
     pub differences: Vec<Difference>,
@@ -61,6 +72,7 @@ impl Profile {
             close_codes: false,
             messages: false,
             silent_close: true,
+            sync: Sync::Receipt,
             field: false,
             differences: Vec::new(),
         }
@@ -73,6 +85,7 @@ impl Profile {
             close_codes: true,
             messages: true,
             silent_close: false,
+            sync: Sync::Receipt,
             field: true,
             differences: Vec::new(),
         }

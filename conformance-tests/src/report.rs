@@ -44,6 +44,8 @@ pub struct Outcome {
     pub title: String,
     pub level: Level,
     pub section: String,
+    /// The specification's words, or why clients in the field need it.
+    pub why: String,
     pub file: String,
     pub verdict: Verdict,
 }
@@ -91,6 +93,7 @@ impl fmt::Display for Outcome {
         };
         writeln!(f, "{word} {} ({}:{})", self.name, self.file, failure.line)?;
         writeln!(f, "  {} [{}: {}]", self.title, self.level.name(), self.section)?;
+        writeln!(f, "  {}", self.why)?;
         writeln!(f, "  {}", failure.text)?;
         for line in failure.trace.lines() {
             writeln!(f, "    {line}")?;

@@ -99,6 +99,12 @@ impl Target {
         }
     }
 
+    /// The same server, its connections taken for WebSocket.
+    #[must_use]
+    pub fn over_web_socket(self) -> Self {
+        Self { web_socket: true, ..self }
+    }
+
     fn plays(&self, case: &Case, transport: Transport) -> bool {
         let field = self.profile.field || case.level != Level::Field;
         field && self.web_socket == (transport != Transport::Tcp)
@@ -181,6 +187,7 @@ impl Runner {
             title: case.title.clone(),
             level: case.level,
             section: case.section.clone(),
+            why: case.why.clone(),
             file: case.file.clone(),
             verdict: judge(&target.profile, &job.name, result),
         }

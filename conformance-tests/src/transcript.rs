@@ -107,6 +107,8 @@ pub struct Case {
     pub level: Level,
     /// Where the specification (or this product's documentation) says so.
     pub section: String,
+    /// The specification's words, or why clients in the field need it.
+    pub why: String,
     pub tags: Vec<String>,
     pub transports: Vec<Transport>,
     pub(crate) scripts: Vec<(Version, Vec<Step>)>,
@@ -133,10 +135,16 @@ pub(crate) enum Action {
     Open { offer: Vec<String>, select: Option<String> },
     /// Opens the connection, sends CONNECT with these headers too, expects CONNECTED.
     Connect { headers: Vec<(String, Template)> },
+    /// Sends SUBSCRIBE with these headers, and waits until it has taken effect.
+    Subscribe { headers: Vec<(String, Template)> },
     /// Closes the socket without a word.
     Drop,
-    /// In one write, or in writes of so many bytes.
-    Send { bytes: Template, piece: Option<usize> },
+    /// A frame, or several that go out together.
+    Send { bytes: Template, cut: Cut },
+    /// Bytes for the socket under a WebSocket.
+    Socket { bytes: Template },
+    /// A PONG with that payload.
+    Pong { payload: Template },
     /// These frames, in any order where there are several.
     Frames(Vec<FramePattern>),
     /// An ERROR with that `message`, then a close.
@@ -147,10 +155,29 @@ pub(crate) enum Action {
     Close { codes: Vec<u16> },
     /// A heart-beat.
     Beat,
+    /// For so many of the agreed intervals, never longer than one without a byte.
+    Beats { intervals: u32 },
+    /// No heart-beat for so many seconds.
+    NoBeat { seconds: u32 },
+    /// The client says nothing, and answers no PING; the connection ends.
+    Silence,
+    /// The client sends heart-beats for so many of the agreed intervals, and nothing else.
+    KeepAlive { intervals: u32 },
     /// No frame before the answer to a receipt asked for now.
     Nothing,
     /// The last frame came in a WebSocket message of this kind.
     As(MessageKind),
+}
+
+/// How a write goes out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cut {
+    /// In one write; on WebSocket one message in one frame.
+    Whole,
+    /// In writes of so many bytes; on WebSocket messages.
+    Pieces(usize),
+    /// On WebSocket one message in frames of so many bytes; elsewhere as `Pieces`.
+    Fragments(usize),
 }
 
 /// The kind of a WebSocket message.
@@ -219,7 +246,7 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Case>, ParseError> {
     cases.map_err(|(line, text)| ParseError { file: file.into(), line, text })
 }
 
-const HEAD: [&str; 5] = ["@versions", "@transports", "@level", "@section", "@tags"];
+const HEAD: [&str; 6] = ["@versions", "@transports", "@level", "@section", "@why", "@tags"];
 
 fn blocks(text: &str) -> Result<Vec<Block<'_>>, LineError> {
     let mut blocks: Vec<Block<'_>> = Vec::new();
@@ -260,6 +287,7 @@ fn case(file: &str, block: &Block<'_>) -> Result<Case, LineError> {
     let mut versions = Version::ALL.to_vec();
     let mut transports = Transport::ALL.to_vec();
     let (mut level, mut section, mut tags) = (None, None, Vec::new());
+    let mut why: Vec<&str> = Vec::new();
     for &(number, line) in &block.head {
         let (key, value) = line.split_once(' ').unwrap_or((line, ""));
         match key {
@@ -267,6 +295,8 @@ fn case(file: &str, block: &Block<'_>) -> Result<Case, LineError> {
             "@transports" => transports = list(number, value, Transport::from_name)?,
             "@level" => level = list(number, value, Level::from_name)?.first().copied(),
             "@tags" => tags = value.split_whitespace().map(str::to_owned).collect(),
+            // Long sentences take several lines.
+            "@why" => why.push(value.trim()),
             _ => section = Some(value.trim().to_owned()),
         }
     }
@@ -285,6 +315,7 @@ fn case(file: &str, block: &Block<'_>) -> Result<Case, LineError> {
         line: block.line,
         level: level.ok_or_else(|| missing("@level"))?,
         section: section.filter(|s| !s.is_empty()).ok_or_else(|| missing("@section"))?,
+        why: Some(why.join(" ")).filter(|s| !s.is_empty()).ok_or_else(|| missing("@why"))?,
         tags,
         transports,
         scripts,
@@ -308,19 +339,22 @@ fn list<T>(
 mod tests {
     use super::*;
 
-    const HEAD: &str = "# t\n@id a\n@level must\n@section s\n";
+    const HEAD: &str = "# t\n@id a\n@level must\n@section s\n@why w\n";
 
     #[test]
     fn a_case_has_its_head() {
         let text = "# file\n\n# what\n# it shows\n@id a-1\n@versions 1.1 1.2\n@level should\n\
-                    @section 1.2 \"SEND\"\n@transports tcp\n@tags x y\n> A\n>\n> ^@\n\n\
-                    # two\n@id b\n@level may\n@section s\n@connect\n";
+                    @section 1.2 \"SEND\"\n@why because\n@why it is so\n@transports tcp\n@tags x y\n> A\n>\n> ^@\n\n\
+                    # two\n@id b\n@level may\n@section s\n@why w\n@connect\n";
         let cases = parse("f", text).unwrap();
         let [a, b] = cases.as_slice() else { panic!("{cases:?}") };
         assert_eq!((a.id.as_str(), a.title.as_str(), a.line), ("a-1", "what it shows", 5));
         assert_eq!(a.versions().collect::<Vec<_>>(), [Version::V11, Version::V12]);
         assert_eq!((a.level, a.section.as_str()), (Level::Should, "1.2 \"SEND\""));
-        assert_eq!(a.transports, [Transport::Tcp]);
+        assert_eq!(
+            (a.why.as_str(), a.transports.as_slice()),
+            ("because it is so", &[Transport::Tcp][..])
+        );
         assert_eq!(a.tags, ["x", "y"]);
         assert_eq!((b.versions().count(), b.transports.len()), (3, 3));
     }
@@ -333,6 +367,7 @@ mod tests {
             ("# t\n@id a b\n", 2, "`@id` needs a name of letters, digits and `-`"),
             ("# t\n@id a\n@level must\n@connect\n", 2, "case `a` has no `@section`"),
             ("# t\n@id a\n@section s\n@connect\n", 2, "case `a` has no `@level`"),
+            ("# t\n@id a\n@section s\n@level may\n@connect\n", 2, "case `a` has no `@why`"),
             ("# t\n@id a\n@versions 1.3\n@connect\n", 3, "`1.3` is not known here"),
             ("# t\n@id a\n@level\n@connect\n", 3, "nothing is named"),
             ("# t\n@id a\n@connect\n@level must\n", 4, "`@level` belongs above the first step"),
@@ -343,28 +378,28 @@ mod tests {
             assert_eq!((error.line, error.text.as_str()), (line, expected), "{text}");
         }
         let twice = format!("{HEAD}@connect\n{HEAD}@connect\n");
-        assert_eq!(parse("f", &twice).unwrap_err().to_string(), "f:7: a second case `a`");
+        assert_eq!(parse("f", &twice).unwrap_err().to_string(), "f:8: a second case `a`");
     }
 
     #[test]
     fn mistakes_in_steps_are_named_with_their_line() {
         let cases = [
-            ("hello\n", 5, "`hello` is no step"),
-            ("@wait 5\n", 5, "`@wait` is no step"),
-            ("> A\n", 5, "the frame is not ended by `^@`"),
-            ("> A\n< B\n", 6, "the frame of line 5 is not ended by `^@`"),
-            ("< A\n<\n< b^@\n> A\n", 8, "the frame is not ended by `^@`"),
-            ("< A\n< b\n<\n< ^@\n", 6, "a header pattern has a colon: `b`"),
-            ("<close x\n", 5, "`x` is no close code"),
-            ("<foo\n", 5, "`<foo` is no step"),
-            ("> ${q}^@\n", 5, "`${q}` has no value here"),
-            ("> ${q=*}^@\n", 5, "nothing is captured from what is sent"),
-            ("@pieces 0\n", 5, "`@pieces` needs a number of bytes"),
-            ("@any-order\n<close\n", 6, "`@any-order` takes frames only"),
-            ("@any-order\n< A\n<\n< ^@\n", 8, "`@any-order` without `@end`"),
-            ("@hold\n> A\n>\n> ^@\n", 8, "`@hold` without `@send`"),
-            ("@send\n", 5, "`@send` without `@hold`"),
-            (">[1.3] A\n", 5, "`1.3` is not known here"),
+            ("hello\n", 6, "`hello` is no step"),
+            ("@wait 5\n", 6, "`@wait` is no step"),
+            ("> A\n", 6, "the frame is not ended by `^@`"),
+            ("> A\n< B\n", 7, "the frame of line 6 is not ended by `^@`"),
+            ("< A\n<\n< b^@\n> A\n", 9, "the frame is not ended by `^@`"),
+            ("< A\n< b\n<\n< ^@\n", 7, "a header pattern has a colon: `b`"),
+            ("<close x\n", 6, "`x` is no close code"),
+            ("<foo\n", 6, "`<foo` is no step"),
+            ("> ${q}^@\n", 6, "`${q}` has no value here"),
+            ("> ${q=*}^@\n", 6, "nothing is captured from what is sent"),
+            ("@pieces 0\n", 6, "`@pieces` needs a number of bytes"),
+            ("@any-order\n<close\n", 7, "`@any-order` takes frames only"),
+            ("@any-order\n< A\n<\n< ^@\n", 9, "`@any-order` without `@end`"),
+            ("@hold\n> A\n>\n> ^@\n", 9, "`@hold` without `@send`"),
+            ("@send\n", 6, "`@send` without `@hold`"),
+            (">[1.3] A\n", 6, "`1.3` is not known here"),
         ];
         for (steps, line, expected) in cases {
             let error = parse("f", &format!("{HEAD}{steps}")).unwrap_err();

@@ -27,7 +27,7 @@ type Answers = &'static [Option<&'static str>];
 
 /// One case of `steps`, in 1.2.
 fn case(steps: &str) -> String {
-    format!("# A case\n@id case\n@versions 1.2\n@level must\n@section none\n{steps}")
+    format!("# A case\n@id case\n@versions 1.2\n@level must\n@section none\n@why because\n{steps}")
 }
 
 async fn serve_tcp(mut stream: TcpStream, answers: Answers) {
@@ -240,7 +240,7 @@ async fn a_report_shows_all_bytes_but_the_passcode() {
     let outcome = play_tcp(&text, &[Some("ERROR\nmessage:no\n\n\0")], PATIENCE, Profile::spec());
     let shown = outcome.await.to_string();
     for part in [
-        "FAILED    case/1.2/tcp (f:6)",
+        "FAILED    case/1.2/tcp (f:7)",
         "A case [must: none]",
         r#"> "CONNECT\naccept-version:1.2\nhost:/\nlogin:user\npasscode:***\n\n\0""#,
         r#"< "ERROR\nmessage:no\n\n\0""#,

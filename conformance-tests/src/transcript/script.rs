@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Action, FramePattern, LineError, MessageKind, Step, Version, list};
+use super::{Action, Cut, FramePattern, LineError, MessageKind, Step, Version, list};
 use crate::template::Template;
 
 /// Values every case has.
@@ -51,8 +51,8 @@ struct Script {
     open: Open,
     /// `@hold`: bytes kept for one write.
     hold: Option<(String, Template)>,
-    /// `@pieces`: for the next write.
-    piece: Option<usize>,
+    /// `@pieces`, `@fragments`: for the next write.
+    cut: Cut,
     /// `@any-order`: frames collected.
     group: Option<(String, Vec<FramePattern>)>,
 }
@@ -75,7 +75,7 @@ impl Script {
             known: GIVEN.iter().map(|name| (*name).to_owned()).collect(),
             open: Open::None,
             hold: None,
-            piece: None,
+            cut: Cut::Whole,
             group: None,
         }
     }
@@ -170,7 +170,7 @@ impl Script {
         let mut words = rest.split_whitespace().peekable();
         let connection = words
             .next_if(|word| !word.contains([':', '=']))
-            .filter(|_| word != "pieces")
+            .filter(|_| !matches!(word, "pieces" | "fragments"))
             .unwrap_or_default();
         match word {
             "connect" => {
@@ -190,13 +190,21 @@ impl Script {
                 }
                 self.push(self.number, connection, Action::Open { offer, select })
             }
+            "subscribe" => {
+                let headers = words.map(|word| self.header(word)).collect::<Outcome<Vec<_>>>()?;
+                if headers.is_empty() {
+                    return here("`@subscribe` needs the headers of the SUBSCRIBE");
+                }
+                self.push(self.number, connection, Action::Subscribe { headers })
+            }
             "drop" => self.push(self.number, connection, Action::Drop),
-            "pieces" => match rest.trim().parse() {
+            "pieces" | "fragments" => match rest.trim().parse() {
                 Ok(bytes) if bytes > 0 => {
-                    self.piece = Some(bytes);
+                    let is_pieces = word == "pieces";
+                    self.cut = if is_pieces { Cut::Pieces(bytes) } else { Cut::Fragments(bytes) };
                     Ok(())
                 }
-                _ => here("`@pieces` needs a number of bytes"),
+                _ => here(format!("`@{word}` needs a number of bytes")),
             },
             "hold" => {
                 self.hold = Some((connection.into(), Template::default()));
@@ -285,8 +293,8 @@ impl Script {
             all.append(bytes);
             return Ok(());
         }
-        let piece = self.piece.take();
-        self.push(line, connection, Action::Send { bytes, piece })
+        let cut = std::mem::replace(&mut self.cut, Cut::Whole);
+        self.push(line, connection, Action::Send { bytes, cut })
     }
 
     fn server_line(&mut self, line: &Line<'_>, text: &str) -> Outcome<()> {
@@ -353,6 +361,11 @@ impl Script {
     }
 
     fn word(&mut self, line: &Line<'_>, text: &str) -> Outcome<()> {
+        if let Some(raw) = text.strip_prefix("socket|").filter(|_| line.client) {
+            let bytes = Template::raw(raw).map_err(at_here)?;
+            self.sendable(&bytes)?;
+            return self.push(self.number, line.connection, Action::Socket { bytes });
+        }
         let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
         let action = match (line.client, word) {
             (false, "close") => Action::Close { codes: codes(rest)? },
@@ -365,6 +378,15 @@ impl Script {
             }
             (false, "refused") => Action::Refused { codes: codes(rest)? },
             (false, "beat") => Action::Beat,
+            (false, "beats") => Action::Beats { intervals: number(rest)? },
+            (true, "beats") => Action::KeepAlive { intervals: number(rest)? },
+            (false, "no-beat") => Action::NoBeat { seconds: number(rest)? },
+            (false, "silence") => Action::Silence,
+            (false, "pong") => {
+                let payload = Template::text(rest).map_err(at_here)?;
+                payload.check_names(&mut self.known).map_err(at_here)?;
+                Action::Pong { payload }
+            }
             (false, "nothing") => Action::Nothing,
             (false, "as") if rest == "text" => Action::As(MessageKind::Text),
             (false, "as") if rest == "binary" => Action::As(MessageKind::Binary),
@@ -375,6 +397,10 @@ impl Script {
         };
         self.push(self.number, line.connection, action)
     }
+}
+
+fn number(text: &str) -> Outcome<u32> {
+    text.parse().map_err(|_| (0, format!("`{text}` is no number")))
 }
 
 /// `1002|1008`; none means any.
@@ -390,21 +416,21 @@ mod tests {
     use super::*;
     use crate::template::Values;
 
-    /// What is sent, and in which pieces.
-    type Sent<'a> = (&'a str, Option<usize>);
+    /// What is sent, and how it is cut.
+    type Sent<'a> = (&'a str, Cut);
 
     fn read(text: &str, version: Version) -> Vec<Step> {
         let lines: Vec<_> = (1..).zip(text.lines()).collect();
         steps(&lines, version).unwrap()
     }
 
-    fn sent(text: &str, version: Version) -> Vec<(String, Option<usize>)> {
+    fn sent(text: &str, version: Version) -> Vec<(String, Cut)> {
         let values = Values::from([("queue".into(), b"/queue/q".to_vec())]);
         read(text, version)
             .into_iter()
             .map(|step| match step.action {
-                Action::Send { bytes, piece } => {
-                    (String::from_utf8(bytes.fill(&values)).unwrap(), piece)
+                Action::Send { bytes, cut } => {
+                    (String::from_utf8(bytes.fill(&values)).unwrap(), cut)
                 }
                 other => panic!("{other:?}"),
             })
@@ -413,15 +439,16 @@ mod tests {
 
     #[test]
     fn client_frames() {
-        let cases: [(&str, &[Sent<'_>]); 8] = [
-            ("> A\n> b:${queue}\n>\n> x\n> y^@", &[("A\nb:/queue/q\n\nx\ny\0", None)]),
-            ("> A\n>\n> x^@y^@", &[("A\n\nx\0y\0", None)]),
-            ("> A^M\n> ^M\n> ^@", &[("A\r\n\r\n\0", None)]),
-            (">|A\\n\n>|\\n\\0", &[("A\n", None), ("\n\0", None)]),
-            ("> A\n>|b:\\t\\n\n>\n> ^@", &[("A\nb:\t\n\n\0", None)]),
-            ("@pieces 1\n> A\n>\n> ^@", &[("A\n\n\0", Some(1))]),
-            ("@hold\n> A\n>\n> ^@\n> B\n>\n> ^@\n@send", &[("A\n\n\0B\n\n\0", None)]),
-            (">*2 h${n}:v\n> ^@", &[("h1:v\nh2:v\n\0", None)]),
+        let cases: [(&str, &[Sent<'_>]); 9] = [
+            ("> A\n> b:${queue}\n>\n> x\n> y^@", &[("A\nb:/queue/q\n\nx\ny\0", Cut::Whole)]),
+            ("> A\n>\n> x^@y^@", &[("A\n\nx\0y\0", Cut::Whole)]),
+            ("> A^M\n> ^M\n> ^@", &[("A\r\n\r\n\0", Cut::Whole)]),
+            (">|A\\n\n>|\\n\\0", &[("A\n", Cut::Whole), ("\n\0", Cut::Whole)]),
+            ("> A\n>|b:\\t\\n\n>\n> ^@", &[("A\nb:\t\n\n\0", Cut::Whole)]),
+            ("@pieces 1\n> A\n>\n> ^@", &[("A\n\n\0", Cut::Pieces(1))]),
+            ("@fragments 2\n> A\n>\n> ^@", &[("A\n\n\0", Cut::Fragments(2))]),
+            ("@hold\n> A\n>\n> ^@\n> B\n>\n> ^@\n@send", &[("A\n\n\0B\n\n\0", Cut::Whole)]),
+            (">*2 h${n}:v\n> ^@", &[("h1:v\nh2:v\n\0", Cut::Whole)]),
         ];
         for (text, expected) in cases {
             let expected: Vec<_> = expected.iter().map(|(t, p)| ((*t).to_owned(), *p)).collect();
@@ -454,13 +481,20 @@ mod tests {
     #[test]
     fn words_and_directives() {
         let text = "@connect a x:1\n@open b offer=v,w select=w\n@drop a\n<close 1002|1008\n<close\n\
-                    <error 1002 Bad thing\n<error\n<beat\n<nothing\n<as binary";
+                    <error 1002 Bad thing\n<error\n<beat\n<nothing\n<as binary\n\
+                    @subscribe a id:1 destination:x\n<beats 2\n>beats 3\n<no-beat 12\n<silence\n\
+                    >socket|\\x89 a\n<pong a";
         let shown: Vec<String> = read(text, Version::V12)
             .into_iter()
             .map(|step| match step.action {
                 Action::Connect { headers } => {
                     format!("{} connect {}", step.connection, headers[0].0)
                 }
+                Action::Subscribe { headers } => {
+                    format!("{} subscribe {}", step.connection, headers[1].0)
+                }
+                Action::Socket { bytes } => format!("socket {:x?}", bytes.fill(&Values::new())),
+                Action::Pong { payload } => format!("pong {:x?}", payload.fill(&Values::new())),
                 Action::Open { offer, select } => {
                     format!("{} open {} {select:?}", step.connection, offer.join("+"))
                 }
@@ -486,6 +520,13 @@ mod tests {
                 "Beat",
                 "Nothing",
                 "As(Binary)",
+                "a subscribe destination",
+                "Beats { intervals: 2 }",
+                "KeepAlive { intervals: 3 }",
+                "NoBeat { seconds: 12 }",
+                "Silence",
+                "socket [89, 20, 61]",
+                "pong [61]",
             ]
         );
     }

@@ -26,7 +26,7 @@ use crate::relay::mailbox::{Level, MailboxLimits};
 use crate::relay::rabbitmq::{self, RabbitMq};
 use crate::session::driver::{ConnectionLimits, Driver, Services};
 use crate::session::sessions::{SessionLimits, Sessions};
-use crate::session::{self, Settings};
+use crate::session::{self, BrokerKind, Settings};
 use crate::stomp;
 use crate::telemetry::Metrics;
 use crate::ticker::Ticker;
@@ -169,7 +169,8 @@ async fn services(config: &Config) -> Result<Services, StartError> {
         policy,
         unread: rules.clone(),
         level: if is_rabbit { Level::Confirmed } else { Level::Stored },
-        x_ids: is_rabbit,
+        broker: if is_rabbit { BrokerKind::RabbitMq } else { BrokerKind::Embedded },
+        names: config.relay.allow_names.iter().map(String::as_str).collect(),
     };
     Ok(Services {
         settings: Arc::new(settings),

@@ -38,10 +38,10 @@ pub struct Delivery {
 }
 
 /// Where a delivery comes from, which says how it is settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A broker's queue; the tag is the consumer's own and is given back when settling.
-    Queue { tag: u64 },
+    Queue { queue: Arc<str>, tag: u64 },
     /// Pushed to a user who is there; with the id it has in the store, where it was stored too.
     User { unread_id: Option<u64> },
 }

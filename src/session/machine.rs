@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::auth::Principal;
 use crate::auth::policy::Policy;
+use crate::destination::AllowedNames;
 use crate::relay::error::{Refusal, RefusalKind};
 use crate::relay::mailbox::{Event, Level, SubscriptionNumber, Token};
 use crate::stomp::{Command, Frame, Headers, Version};
@@ -57,8 +58,19 @@ pub struct Settings {
     pub unread: Rules,
     /// The best level a RECEIPT has here.
     pub level: Level,
-    /// Every message gets an x-id, not only those to users.
-    pub x_ids: bool,
+    pub broker: BrokerKind,
+    /// Reserved names that clients reach all the same.
+    pub names: AllowedNames,
+}
+
+/// What is behind, as far as a session has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokerKind {
+    /// All queues are this process's own, so that those of durable subscriptions can be their
+    /// user's own.
+    Embedded,
+    /// Queues have the names that RabbitMQ's STOMP plugin gives them, and every message an x-id.
+    RabbitMq,
 }
 
 /// Where a session is in its life.
@@ -399,6 +411,11 @@ impl Session {
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// The user's name; empty where it is not known yet.
+    pub(super) fn user_name(&self) -> &str {
+        self.principal.as_ref().map_or("", |principal| &principal.name)
     }
 
     /// Who it is, once that is known.

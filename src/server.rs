@@ -164,7 +164,7 @@ async fn services(config: &Config) -> Result<Services, StartError> {
     let outage = &config.relay.outage;
     let waiting = Waiting { messages: outage.messages, bytes: outage.bytes, time: outage.time };
     let settings = Settings {
-        limits: session_limits(limits),
+        limits: session_limits(limits, outage.time),
         errors: config.errors,
         policy,
         unread: rules.clone(),
@@ -268,7 +268,7 @@ fn is_node_id(id: &str) -> bool {
     (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-fn session_limits(limits: &Limits) -> session::Limits {
+fn session_limits(limits: &Limits, outage_time: Duration) -> session::Limits {
     session::Limits {
         destination_bytes: limits.destination_bytes,
         subscriptions: limits.subscriptions,
@@ -280,6 +280,7 @@ fn session_limits(limits: &Limits) -> session::Limits {
         transaction_bytes: limits.transaction_bytes,
         connect_time: limits.connect_time,
         frame_time: limits.frame_time,
+        outage_time,
     }
 }
 

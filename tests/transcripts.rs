@@ -9,7 +9,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use conformance_tests::{Filter, Profile, Runner, Target, all_cases};
@@ -89,6 +89,7 @@ fn session_limits(limits: &Limits) -> session::Limits {
         destination_bytes: limits.destination_bytes,
         connect_time: limits.connect_time,
         frame_time: limits.frame_time,
+        outage_time: Duration::from_secs(30),
     }
 }
 
@@ -211,6 +212,9 @@ impl Connection {
             Action::Subscribe { token, request } => {
                 let submit = broker.subscribe(&self.mailbox, Some(token), &request);
                 self.submitted(token, submit);
+            }
+            Action::OpenReplyQueue { subscription } => {
+                broker.open_reply_queue(&self.mailbox, subscription);
             }
             Action::Unsubscribe { token, subscription, place, delete } => {
                 broker.unsubscribe(&self.mailbox, subscription, &place, delete);

@@ -76,6 +76,8 @@ pub enum Event {
     Done { token: Token, result: Result<Level, Refusal> },
     /// The server ended a subscription.
     Cancelled { subscription: SubscriptionNumber, refusal: Refusal },
+    /// The name of a queue of answers. Where it comes a second time the first one is gone.
+    ReplyQueue { subscription: SubscriptionNumber, result: Result<Arc<str>, Refusal> },
     /// Login at CONNECT is decided.
     Authenticated(Result<crate::auth::Principal, crate::auth::AuthError>),
     /// A page of unread messages that was asked for.

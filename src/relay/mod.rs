@@ -88,6 +88,14 @@ impl Broker {
         }
     }
 
+    /// Makes a queue of answers to that session and subscribes it. `Event::ReplyQueue` follows.
+    pub fn open_reply_queue(&self, to: &Arc<Mailbox>, subscription: SubscriptionNumber) {
+        match self {
+            Self::Embedded(broker) => broker.open_reply_queue(to, subscription),
+            Self::RabbitMq(broker) => broker.open_reply_queue(to, subscription),
+        }
+    }
+
     /// Ends a subscription; what it was sent may still be settled. `delete`: its queue goes too.
     /// Where it says `Pending` and there is a token, `Event::Done` follows.
     pub fn unsubscribe(

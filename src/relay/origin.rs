@@ -64,6 +64,9 @@ impl Declaration {
     /// What `/queue/N` is where nobody says otherwise.
     pub const QUEUE: Self =
         Self { durable: true, auto_delete: false, exclusive: false, arguments: Arguments::NONE };
+    /// A queue for answers to one session.
+    pub const ANSWERS: Self =
+        Self { durable: false, auto_delete: true, exclusive: true, arguments: Arguments::NONE };
 }
 
 /// The arguments of a queue that the plugin knows. Times in milliseconds.

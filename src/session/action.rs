@@ -48,6 +48,10 @@ pub enum Action {
         token: Token,
         request: SubscribeRequest,
     },
+    /// `Session::event` with `Event::ReplyQueue` is the answer.
+    OpenReplyQueue {
+        subscription: SubscriptionNumber,
+    },
     /// With a token where the client waits for the end of it.
     Unsubscribe {
         token: Option<Token>,

@@ -84,7 +84,7 @@ impl Session {
                 self.end_subscription(number, out);
                 self.refuse(refusal, &context, out);
             }
-            (Feed::Broker(_) | Feed::Errors, _) => {}
+            (Feed::Broker(_) | Feed::Answers(_) | Feed::Errors, _) => {}
         }
     }
 

@@ -118,6 +118,8 @@ impl Session {
         for Subscription { number, feed, .. } in self.subscriptions.take() {
             match feed {
                 Feed::Broker(place) => ending.broker.push((number, place)),
+                Feed::Answers(Some(queue)) => ending.broker.push((number, Place::Queue(queue))),
+                Feed::Answers(None) => {}
                 Feed::User { to, .. } => ending.user.push((number, to)),
                 Feed::Errors | Feed::Page => {}
             }

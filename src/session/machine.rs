@@ -25,6 +25,7 @@ use super::action::Action;
 use super::connect::Connect;
 use super::error::{Errors, Violation, code};
 use super::liveness::{Liveness, Wire};
+use super::reply::Held;
 use super::subscriptions::Subscriptions;
 use super::transactions::Transactions;
 
@@ -47,6 +48,8 @@ pub struct Limits {
     pub connect_time: Duration,
     /// From a frame's first byte to its last.
     pub frame_time: Duration,
+    /// A SEND that waits for the broker is refused after that.
+    pub outage_time: Duration,
 }
 
 /// What all sessions of a server share.
@@ -139,6 +142,8 @@ pub struct Session {
     pub(super) pages: Vec<(SubscriptionNumber, Context)>,
     waiting: HashMap<Token, Waiting>,
     next_token: Token,
+    /// A SEND before which nothing else is taken.
+    pub(super) held: Option<Box<Held>>,
 }
 
 impl Session {
@@ -172,6 +177,7 @@ impl Session {
             pages: Vec::new(),
             waiting: HashMap::new(),
             next_token: 0,
+            held: None,
         }
     }
 
@@ -218,7 +224,7 @@ impl Session {
                 "Already connected",
                 "A session has one CONNECT; open another connection for another login.\n",
             )),
-            Command::Send => self.send(frame, out),
+            Command::Send => self.send(frame, now, out),
             Command::Subscribe => self.subscribe(&frame.headers, out),
             Command::Unsubscribe => self.unsubscribe(&frame.headers, out),
             Command::Ack | Command::Nack => self.ack(frame.command, &frame.headers, out),
@@ -242,6 +248,9 @@ impl Session {
     pub fn event(&mut self, event: Event, now: Instant, out: &mut Vec<Action>) {
         match event {
             Event::Done { token, result } => self.done(token, result, out),
+            Event::ReplyQueue { subscription, result } => {
+                self.reply_queue(subscription, result, now, out);
+            }
             Event::Cancelled { subscription, refusal } => self.cancel(subscription, &refusal, out),
             Event::Page { subscription, result } => self.page(subscription, result, now, out),
             Event::Close { code, reason } => self.close(code, reason, out),
@@ -326,6 +335,13 @@ impl Session {
             let body = format!("A frame was not complete after {seconds} s.\n");
             return self.fail(Violation::new("Frame timeout", body), out);
         }
+        if self
+            .held
+            .as_ref()
+            .is_some_and(|held| now >= held.since + self.settings.limits.outage_time)
+        {
+            self.give_up_answers(now, out);
+        }
         self.live.tick(now, out);
         if matches!(out.last(), Some(Action::Close { .. })) {
             self.phase = Phase::Over;
@@ -357,7 +373,8 @@ impl Session {
         };
         let frame = self.frame_since.map(|at| at + limits.frame_time);
         let ack = self.acks.oldest().map(|oldest| oldest.since + limits.ack_time);
-        [phase, frame, ack, self.expires, self.live.deadline()].into_iter().flatten().min()
+        let held = self.held.as_ref().map(|held| held.since + limits.outage_time);
+        [phase, frame, ack, held, self.expires, self.live.deadline()].into_iter().flatten().min()
     }
 
     /// A frame is complete; the next one has its own time.
@@ -400,7 +417,7 @@ impl Session {
     /// Whether frames may be given to the session now.
     #[must_use]
     pub fn takes_frames(&self) -> bool {
-        matches!(self.phase, Phase::Start | Phase::Connected)
+        matches!(self.phase, Phase::Start | Phase::Connected) && self.held.is_none()
     }
 
     #[must_use]

@@ -1,6 +1,7 @@
 //! SEND (1.2, "SEND").
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use ulid::Ulid;
@@ -17,6 +18,7 @@ use crate::user::ReadRequest;
 use super::action::Action;
 use super::error::{Violation, code};
 use super::machine::{BrokerKind, Context, Session, Waiting};
+use super::reply::ReplyTo;
 use super::subscribe::bad_queue_header;
 use super::transactions::Step;
 
@@ -73,7 +75,12 @@ enum Target {
 }
 
 impl Session {
-    pub(super) fn send(&mut self, frame: Frame, out: &mut Vec<Action>) -> Result<(), Violation> {
+    pub(super) fn send(
+        &mut self,
+        frame: Frame,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Violation> {
         let Some(text) = frame.headers.get("destination") else {
             return Err(Violation::new(
                 "Missing destination",
@@ -103,11 +110,23 @@ impl Session {
         let queue = QueueHeaders::of_send(&frame.headers).map_err(bad_queue_header)?;
         let size = frame.body.len() + frame.headers.text_len();
         let judged = self.reply_to(&frame.headers).and_then(|reply_to| {
-            let shown = reply_to.as_ref().map(|reply_to| &*reply_to.shown);
-            let sending = self.judge(&frame.headers, frame.body, &queue, shown, context.clone())?;
-            self.open_reply_queue(reply_to, out);
-            Ok(sending)
+            let shown = match &reply_to {
+                ReplyTo::Shown(shown) => Some(&**shown),
+                ReplyTo::Nowhere | ReplyTo::NotYet(_) => None,
+            };
+            let body = frame.body.clone();
+            let sending = self.judge(&frame.headers, body, &queue, shown, context.clone())?;
+            Ok((sending, reply_to))
         });
+        let judged = match judged {
+            // It is judged once more when its queue of answers has a name.
+            Ok((_, ReplyTo::NotYet(id))) => {
+                self.hold_for_answers(&id, frame, now, out);
+                return Ok(());
+            }
+            Ok((sending, _)) => Ok(sending),
+            Err(refusal) => Err(refusal),
+        };
         match (judged, transaction) {
             (Ok(sending), None) => self.perform(sending, None, out),
             (Ok(sending), Some(name)) => {

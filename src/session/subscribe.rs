@@ -6,7 +6,7 @@ use crate::auth::policy::RuleFrame;
 use crate::destination::{Destination, DestinationError, Exchange, TOPIC_EXCHANGE, Topic};
 use crate::relay::error::{Refusal, RefusalKind};
 use crate::relay::mailbox::SubscriptionNumber;
-use crate::relay::origin::{self, BadQueueHeader, Origin, OwnName, QueueHeaders};
+use crate::relay::origin::{self, BadQueueHeader, OwnName, Place, QueueHeaders};
 use crate::relay::{AckMode, Settlement, SubscribeRequest};
 use crate::stomp::{Command, Headers, Version};
 use crate::user::{ERRORS_TARGET, Replay};
@@ -197,24 +197,11 @@ impl Session {
                 };
                 let Some(origin) = origin::origin(destination, ack, queue, own) else { return };
                 let subscription = add(Feed::Broker(origin.place()));
-                self.ask(origin, subscription, ack, prefetch, context, out);
+                let token = self.wait(Waiting::Subscribe { context, subscription });
+                let request = SubscribeRequest { subscription, origin, ack, prefetch };
+                out.push(Action::Subscribe { token, request });
             }
         }
-    }
-
-    /// Asks the broker for a subscription.
-    pub(super) fn ask(
-        &mut self,
-        origin: Origin,
-        subscription: SubscriptionNumber,
-        ack: AckMode,
-        prefetch: u16,
-        context: Context,
-        out: &mut Vec<Action>,
-    ) {
-        let token = self.wait(Waiting::Subscribe { context, subscription });
-        let request = SubscribeRequest { subscription, origin, ack, prefetch };
-        out.push(Action::Subscribe { token, request });
     }
 
     pub(super) fn unsubscribe(
@@ -271,6 +258,12 @@ impl Session {
                 let receipt = receipt.take();
                 let token = receipt.map(|receipt| self.wait(Waiting::Unsubscribe { receipt }));
                 out.push(Action::Unsubscribe { token, subscription: number, place, delete });
+            }
+            // Only where the session gives it up; a client cannot name it.
+            Feed::Answers(queue) => {
+                let place = Place::Queue(queue.unwrap_or_default());
+                let (token, subscription) = (None, number);
+                out.push(Action::Unsubscribe { token, subscription, place, delete: true });
             }
             Feed::User { to, .. } => {
                 out.push(Action::UnsubscribeUser { subscription: number, to });

@@ -1,5 +1,7 @@
 //! The subscriptions of one session.
 
+use std::sync::Arc;
+
 use crate::destination::UserDestination;
 use crate::persistence::UnreadId;
 use crate::relay::AckMode;
@@ -13,6 +15,8 @@ use crate::stomp::{Command, Version};
 pub(super) enum Feed {
     /// The broker: a queue, a topic or an exchange.
     Broker(Place),
+    /// Answers to this session; with the queue's name once it has one.
+    Answers(Option<Arc<str>>),
     /// The user's messages. `after` while stored ones come first.
     User { to: UserDestination, replay: Option<Replaying> },
     /// This session's own refusals.

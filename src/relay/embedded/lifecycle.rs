@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 use super::queue::{Gone, Queue};
 use super::stored_queue::StoredQueue;
 use super::{Embedded, QUEUES, lock};
-use crate::relay::SubscribeRequest;
+use ulid::Ulid;
+
 use crate::relay::error::{self, Refusal, RefusalKind};
 use crate::relay::mailbox::{Event, Level, Mailbox, Submit, SubscriptionNumber, Token};
-use crate::relay::origin::{Arguments, Declaration, QueueOrigin, QueueType};
+use crate::relay::origin::{Arguments, Declaration, Origin, QueueOrigin, QueueType};
+use crate::relay::{AckMode, SubscribeRequest};
 
 /// An empty queue without consumers goes after this.
 const QUEUE_IDLE: Duration = Duration::from_secs(300);
@@ -107,6 +109,26 @@ impl Embedded {
         drop(map);
         self.let_go(&origin.queue, gone);
         Ok(submit)
+    }
+
+    /// Makes a queue of answers and subscribes it.
+    pub fn open_reply_queue(&self, to: &Arc<Mailbox>, subscription: SubscriptionNumber) {
+        /// Nobody waits to ask for the next message: there is no ACK.
+        const PREFETCH: u16 = 1_000;
+        let queue: Arc<str> = Arc::from(format!("amq.gen-{}", Ulid::generate()));
+        let origin = QueueOrigin {
+            queue: queue.clone(),
+            declare: Some(Declaration::ANSWERS),
+            binding: None,
+        };
+        let request = SubscribeRequest {
+            subscription,
+            origin: Origin::Queue(Box::new(origin.clone())),
+            ack: AckMode::Auto,
+            prefetch: PREFETCH,
+        };
+        let result = self.consume(to, None, &request, &origin).map(|_| queue);
+        to.event(Event::ReplyQueue { subscription, result });
     }
 
     /// Keeps what a queue is, where it is to survive a restart and is more than a name. Whether

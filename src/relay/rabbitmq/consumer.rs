@@ -72,6 +72,11 @@ impl Subscription {
         }
     }
 
+    /// Whether its queue is one of answers: exclusive, and named by RabbitMQ.
+    pub(super) fn is_for_answers(&self) -> bool {
+        self.origin.queue.is_empty()
+    }
+
     pub(super) fn is_ending(&self) -> bool {
         let inbox = self.inbox();
         inbox.unsubscribe.is_some() || inbox.session_ended

@@ -55,6 +55,9 @@ use super::{Settlement, SubscribeRequest};
 use crate::destination::Destination;
 use crate::message::Message;
 
+/// Answers under way to one session, which acknowledges none.
+const ANSWERS_PREFETCH: u16 = 1_000;
+
 /// A `/queue` message for which there is no queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Unroutable {
@@ -206,6 +209,12 @@ impl RabbitMq {
             Origin::Queue(origin) => *origin,
         };
         self.consumers.subscribe(to, token, subscription, origin, prefetch)
+    }
+
+    /// Makes a queue of answers, which RabbitMQ names, and subscribes it. `Event::ReplyQueue`
+    /// follows, once for each connection that it has had.
+    pub fn open_reply_queue(&self, to: &Arc<Mailbox>, subscription: SubscriptionNumber) {
+        self.consumers.subscribe(to, None, subscription, topology::answers(), ANSWERS_PREFETCH);
     }
 
     /// Ends a subscription; one that is not there is fine. Of a queue's subscription, deliveries

@@ -28,6 +28,7 @@ use super::topology;
 use crate::relay::Settlement;
 use crate::relay::error::Refusal;
 use crate::relay::mailbox::{self, Delivery, Entry, Event, Level, Token};
+use crate::relay::origin::Declaration;
 
 /// What held for so long was no flicker; the next trouble starts from the shortest pause.
 const STABLE: Duration = Duration::from_secs(10);
@@ -41,6 +42,8 @@ pub(super) struct Worker {
     unanswered: Option<Option<Token>>,
     backoff: Backoff,
     next_tag: u64,
+    /// The queue's name, once it has one.
+    queue: Arc<str>,
 }
 
 /// A consumer on its channel.
@@ -79,7 +82,9 @@ impl Worker {
         token: Option<Token>,
     ) -> Self {
         let unanswered = Some(token);
-        Self { consumers, subscription, seat, unanswered, backoff: Backoff::default(), next_tag: 1 }
+        let queue = subscription.origin.queue.clone();
+        let backoff = Backoff::default();
+        Self { consumers, subscription, seat, unanswered, backoff, next_tag: 1, queue }
     }
 
     pub(super) async fn run(mut self) {
@@ -87,6 +92,7 @@ impl Worker {
             let goes_on = match self.attach().await {
                 Attach::Attached(attached) => {
                     self.answer(Ok(Level::Confirmed));
+                    self.name_reply_queue();
                     self.serve(*attached).await
                 }
                 Attach::Refused(refusal) => {
@@ -126,9 +132,11 @@ impl Worker {
             link = self.seat.link() => link,
         };
         let Some(link) = link else { return Attach::Ending };
+        // Exclusive queues are declared on the connection that consumes.
+        let is_here = self.subscription.is_for_answers();
         let origin = &self.subscription.origin;
         let known = is_plain(origin) && self.consumers.declarer.knows(&origin.queue);
-        if !known {
+        if !known && !is_here {
             let declared = tokio::select! {
                 () = self.subscription.ending() => return Attach::Ending,
                 declared = self.consumers.declarer.declare(origin.clone()) => declared,
@@ -139,7 +147,9 @@ impl Worker {
                 Err(DeclareError::Stopped) => return Attach::Ending,
             }
         }
-        let error = match self.consume(&link).await {
+        let consumed = self.consume(&link).await;
+        let origin = &self.subscription.origin;
+        let error = match consumed {
             Ok((channel, consumer)) => {
                 let out = BTreeMap::new();
                 let since = Instant::now();
@@ -167,10 +177,15 @@ impl Worker {
         }
     }
 
-    async fn consume(&self, link: &Link) -> lapin::Result<(Channel, Consumer)> {
-        // Its length is checked where the source is made.
-        let queue = topology::short(&self.subscription.origin.queue).unwrap_or_default();
+    async fn consume(&mut self, link: &Link) -> lapin::Result<(Channel, Consumer)> {
         let channel = link.open_channel().await?;
+        if self.subscription.is_for_answers() {
+            let (options, arguments) = topology::declare_options(&Declaration::ANSWERS);
+            let declare = channel.queue_declare(ShortString::default(), options, arguments);
+            self.queue = Arc::from(link.answer(declare).await?.name().as_str());
+        }
+        // Its length was checked when it was asked for.
+        let queue = topology::short(&self.queue).unwrap_or_default();
         link.answer(channel.basic_qos(self.subscription.prefetch, BasicQosOptions::default()))
             .await?;
         let options = BasicConsumeOptions::default();
@@ -259,7 +274,7 @@ impl Worker {
         let Incoming { message, republished } =
             properties::incoming(exchange, key, &properties, data);
         if let Some(id) = message.x_id {
-            let queue = &subscription.origin.queue;
+            let queue = &self.queue;
             let seen = {
                 let recent = &self.consumers.recent;
                 let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -280,7 +295,7 @@ impl Worker {
             message: Arc::new(message),
             subscription: subscription.number,
             redelivered: redelivered || republished,
-            source: mailbox::Source::Queue { queue: subscription.origin.queue.clone(), tag },
+            source: mailbox::Source::Queue { queue: self.queue.clone(), tag },
         })))
     }
 
@@ -356,7 +371,20 @@ impl Worker {
         }
     }
 
+    /// Whoever asks by that queue has to know its name.
+    fn name_reply_queue(&self) {
+        if self.subscription.is_for_answers() {
+            let (subscription, result) = (self.subscription.number, Ok(self.queue.clone()));
+            self.subscription.to.event(Event::ReplyQueue { subscription, result });
+        }
+    }
+
     fn refuse(&mut self, refusal: Refusal) {
+        if self.subscription.is_for_answers() {
+            let subscription = self.subscription.number;
+            let result = Err(refusal);
+            return self.subscription.to.event(Event::ReplyQueue { subscription, result });
+        }
         if self.unanswered.is_some() {
             return self.answer(Err(refusal));
         }

@@ -64,6 +64,11 @@ pub(super) fn own_queue(binding: Destination, random: &str) -> QueueOrigin {
     }
 }
 
+/// A queue of answers. RabbitMQ names it.
+pub(super) fn answers() -> QueueOrigin {
+    QueueOrigin { queue: Arc::from(""), declare: Some(Declaration::ANSWERS), binding: None }
+}
+
 /// Whether all names of it fit into AMQP.
 ///
 /// # Errors

@@ -47,6 +47,9 @@ impl Driver {
                 let submit = services.broker.subscribe(&self.mailbox, token, request);
                 self.submitted(token, submit, turn);
             }
+            Action::OpenReplyQueue { subscription } => {
+                services.broker.open_reply_queue(&self.mailbox, subscription);
+            }
             Action::Unsubscribe { token, subscription, place, delete } => {
                 let of = &self.mailbox;
                 let submit = services.broker.unsubscribe(of, token, subscription, &place, delete);

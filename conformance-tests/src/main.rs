@@ -64,7 +64,7 @@ async fn run(cli: Cli) -> Result<(String, bool), Box<dyn std::error::Error>> {
     };
     let profile = Profile::named(&cli.profile)?;
     let target = Target::new(url, &cli.login, &cli.passcode, profile)?;
-    let filter = Filter { only: cli.only, skip_tags: cli.skip_tag };
+    let filter = Filter { only: cli.only, skip_tags: cli.skip_tag, ..Filter::default() };
     let runner = Runner { limit: Duration::from_secs(cli.timeout), jobs: cli.jobs.into() };
     let report = runner.run(&target, &filter, cases).await;
     if report.outcomes.is_empty() {

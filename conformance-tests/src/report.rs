@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::trace::TraceLine;
 use crate::transcript::Level;
 
 /// Why a case failed.
@@ -9,10 +10,12 @@ use crate::transcript::Level;
 pub struct Failure {
     /// The transcript's line.
     pub line: usize,
-    /// What was expected and what came.
+    /// What was expected, and what came in its place.
     pub text: String,
-    /// All that was sent and all that came, byte for byte.
-    pub trace: String,
+    /// The part of `text` that is the same in every run in which the server does the same.
+    pub kind: String,
+    /// All that was sent and all that came, byte for byte, in order of time.
+    pub trace: Vec<TraceLine>,
 }
 
 /// How one case ended, beside what the profile expects.
@@ -95,7 +98,7 @@ impl fmt::Display for Outcome {
         writeln!(f, "  {} [{}: {}]", self.title, self.level.name(), self.section)?;
         writeln!(f, "  {}", self.why)?;
         writeln!(f, "  {}", failure.text)?;
-        for line in failure.trace.lines() {
+        for line in &failure.trace {
             writeln!(f, "    {line}")?;
         }
         Ok(())

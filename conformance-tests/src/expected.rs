@@ -1,5 +1,7 @@
 //! Lists of known differences: read, checked, matched with the names of cases.
 
+mod record;
+
 use std::fmt;
 
 use serde::Deserialize;

@@ -9,9 +9,9 @@ use std::time::Duration;
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
-use crate::dial::{Endpoint, Place, Wire, dial};
+use crate::dial::{DialError, Endpoint, Place, Wire, dial};
 use crate::reader::{Reader, Said, ServerFrame};
 use crate::secrets::Secrets;
 use crate::target::Target;
@@ -71,8 +71,15 @@ async fn log_in(target: &Target, deadline: Instant, limit: Duration) -> Answer {
         // Where the server closes instead of reading, what it says counts more.
         write(&mut wire, connect_frame(target)).await.unwrap_or_default();
         loop {
-            if let Err(ended) = read(&mut wire, &mut came).await {
-                return Answer::Closed { code: ended.code, reason: ended.reason, came: Vec::new() };
+            match read(&mut wire, &mut came).await {
+                Ok(()) => {}
+                Err(Ended { error: Some(error), .. }) if error.get_ref().is_some() => {
+                    // TLS 1.3 says only now what it has against the client.
+                    return Answer::NoConnection(DialError::Tls(error));
+                }
+                Err(Ended { code, reason, .. }) => {
+                    return Answer::Closed { code, reason, came: Vec::new() };
+                }
             }
             if let Some(answer) = recognize(&came) {
                 return answer;
@@ -132,9 +139,14 @@ fn greeting(frame: &ServerFrame) -> Greeting {
 struct Ended {
     code: Option<u16>,
     reason: String,
+    error: Option<std::io::Error>,
 }
 
-const ENDED: Ended = Ended { code: None, reason: String::new() };
+impl Ended {
+    fn by(error: Option<std::io::Error>) -> Self {
+        Self { code: None, reason: String::new(), error }
+    }
+}
 
 async fn write(wire: &mut Wire, bytes: Vec<u8>) -> std::io::Result<()> {
     match wire {
@@ -153,8 +165,9 @@ async fn write(wire: &mut Wire, bytes: Vec<u8>) -> std::io::Result<()> {
 async fn read(wire: &mut Wire, came: &mut Vec<u8>) -> Result<(), Ended> {
     match wire {
         Wire::Plain(stream) => match stream.read_buf(came).await {
-            Ok(0) | Err(_) => Err(ENDED),
+            Ok(0) => Err(Ended::by(None)),
             Ok(_) => Ok(()),
+            Err(error) => Err(Ended::by(Some(error))),
         },
         Wire::WebSocket(stream) => match stream.next().await {
             Some(Ok(Message::Text(text))) => {
@@ -168,12 +181,13 @@ async fn read(wire: &mut Wire, came: &mut Vec<u8>) -> Result<(), Ended> {
             Some(Ok(Message::Close(frame))) => {
                 let code = frame.as_ref().map(|frame| u16::from(frame.code));
                 let reason = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
-                Err(Ended { code, reason })
+                Err(Ended { code, reason, error: None })
             }
             Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => Ok(()),
-            Some(Err(_)) | None => Err(ENDED),
+            Some(Err(WsError::Io(error))) => Err(Ended::by(Some(error))),
+            Some(Err(_)) | None => Err(Ended::by(None)),
         },
-        Wire::Gone => Err(ENDED),
+        Wire::Gone => Err(Ended::by(None)),
     }
 }
 

@@ -115,7 +115,11 @@ impl Profile {
         let built_in = Expected::built_in(text).map_err(|ExpectedError { line, text }| {
             ProfileError(format!("expected/{}.toml:{line}: {text}", self.name))
         })?;
-        Ok(Self { built_in, ..self })
+        Ok(self.with_built_in(built_in))
+    }
+
+    pub(crate) fn with_built_in(self, built_in: Expected) -> Self {
+        Self { built_in, ..self }
     }
 
     /// The profile of that name.
@@ -148,8 +152,18 @@ impl Profile {
     }
 
     /// The same where it comes with the profile, and no list of one's own says otherwise.
-    pub(crate) fn built_in_difference(&self, name: &str) -> Option<&Difference> {
+    fn built_in_difference(&self, name: &str) -> Option<&Difference> {
         self.built_in.difference(name).filter(|_| !self.own.passes(name))
+    }
+
+    /// The same where it is one's own.
+    pub(crate) fn own_difference(&self, name: &str) -> Option<&Difference> {
+        self.own.difference(name)
+    }
+
+    /// Whether one's own list says that a case passes which the profile lists.
+    pub(crate) fn says_passes(&self, name: &str) -> bool {
+        self.own.passes(name) && self.built_in.difference(name).is_some()
     }
 }
 
@@ -176,10 +190,8 @@ mod tests {
     #[test]
     fn ones_own_list_goes_before_the_profiles() {
         let list = |text| Expected::built_in(text).unwrap();
-        let profile = Profile {
-            built_in: list("[[difference]]\ncases = ['a', 'b', 'c']\nreason = 'built in'"),
-            ..Profile::spec()
-        };
+        let built_in = "[[difference]]\ncases = ['a', 'b', 'c']\nreason = 'built in'";
+        let profile = Profile::spec().with_built_in(list(built_in));
         let own = "passes = ['b/1.2']\n[[difference]]\ncases = ['a']\nreason = 'own'";
         let profile = profile.with_expected(list(own));
         for (name, expected) in [

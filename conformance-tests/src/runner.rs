@@ -1,10 +1,12 @@
 //! Plays cases to a server, several at a time, and judges each by the profile.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::expected::covers;
 use crate::play::{Setting, play};
@@ -38,9 +40,22 @@ impl Filter {
             && (self.versions.is_empty() || self.versions.contains(&version))
             && !self.skip_tags.iter().any(|tag| case.tags.contains(tag))
     }
+
+    /// Whether a case is played to the target at all.
+    #[must_use]
+    pub fn takes_any(&self, target: &Target, case: &Case) -> bool {
+        !self.taken(target, case).is_empty()
+    }
+
+    /// In which versions and over which transports a case is played.
+    fn taken(&self, target: &Target, case: &Case) -> Vec<(Version, Transport)> {
+        let all = case.versions().flat_map(|v| case.transports.iter().map(move |t| (v, *t)));
+        let level = target.profile.level;
+        all.filter(|(v, t)| target.plays(case, *t) && self.takes(case, *v, *t, level)).collect()
+    }
 }
 
-/// Plays cases. `new` has the usual limits.
+/// Plays cases; the default has the usual limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Runner {
     /// How long an answer may take.
@@ -57,53 +72,99 @@ impl Default for Runner {
 
 /// A case in one version over one transport.
 struct Job {
-    name: String,
     case: Arc<Case>,
     version: Version,
     transport: Transport,
 }
 
+/// Cases being played. Dropped, it plays no further.
+pub struct Running {
+    total: usize,
+    tasks: JoinSet<Outcome>,
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("total", &self.total).finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// How many cases there are, those included that have been played.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// The next outcome, in no order; none when all have been played. Losing the future loses
+    /// nothing.
+    pub async fn next(&mut self) -> Option<Outcome> {
+        match self.tasks.join_next().await? {
+            Ok(outcome) => Some(outcome),
+            // No task is cancelled while this is there to be asked.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
 impl Runner {
     /// Plays those of `cases` that fit the target and the filter.
     pub async fn run(self, target: &Target, filter: &Filter, cases: Vec<Case>) -> Report {
+        let mut running = self.start(target, filter, cases);
+        let mut outcomes = Vec::new();
+        while let Some(outcome) = running.next().await {
+            outcomes.push(outcome);
+        }
+        Report::new(outcomes)
+    }
+
+    /// The same for somebody who wants to see each outcome when it is there. To be called within
+    /// a tokio runtime.
+    #[must_use]
+    pub fn start(self, target: &Target, filter: &Filter, cases: Vec<Case>) -> Running {
         let permits = Arc::new(Semaphore::new(self.jobs.max(1)));
         let target = Arc::new(target.clone());
-        let mut running = JoinSet::new();
+        let mut tasks = JoinSet::new();
         for job in jobs(&target, filter, cases) {
             let (target, permits) = (Arc::clone(&target), Arc::clone(&permits));
-            running.spawn(async move {
+            tasks.spawn(async move {
                 // The semaphore is never closed; without a permit the case would run all the same.
                 let _permit = permits.acquire().await;
                 self.outcome(&target, &job).await
             });
         }
-        let mut outcomes = running.join_all().await;
-        outcomes.sort_by(|a, b| a.name.cmp(&b.name));
-        Report { outcomes }
+        Running { total: tasks.len(), tasks }
     }
 
     async fn outcome(self, target: &Target, job: &Job) -> Outcome {
-        let case = &job.case;
+        let Job { case, version, transport } = job;
         let setting = Setting {
             endpoint: &target.endpoint,
-            transport: job.transport,
-            version: job.version,
+            account: &target.account,
+            transport: *transport,
+            version: *version,
             profile: &target.profile,
             limit: self.limit,
-            account: &target.account,
-            values: target.values(job.version),
+            values: target.values(*version),
         };
-        let script = case.scripts.iter().find(|(version, _)| *version == job.version);
+        let script = case.scripts.iter().find(|(of, _)| of == version);
         let steps: &[Step] = script.map_or(&[], |(_, steps)| steps.as_slice());
+        let start = Instant::now();
         let result = play(setting, steps).await;
+        let name = name(&case.id, *version, *transport);
         Outcome {
-            name: job.name.clone(),
+            id: case.id.clone(),
+            version: *version,
+            transport: *transport,
             title: case.title.clone(),
             level: case.level,
             section: case.section.clone(),
             why: case.why.clone(),
             file: case.file.clone(),
-            verdict: judge(&target.profile, &job.name, result),
+            line: case.line,
+            time: start.elapsed(),
+            verdict: judge(&target.profile, &name, result),
+            name,
         }
     }
 }
@@ -111,13 +172,8 @@ impl Runner {
 fn jobs(target: &Target, filter: &Filter, cases: Vec<Case>) -> Vec<Job> {
     let mut jobs = Vec::new();
     for case in cases.into_iter().map(Arc::new) {
-        for version in case.versions() {
-            for &transport in case.transports.iter().filter(|t| target.plays(&case, **t)) {
-                if filter.takes(&case, version, transport, target.profile.level) {
-                    let name = name(&case.id, version, transport);
-                    jobs.push(Job { name, case: Arc::clone(&case), version, transport });
-                }
-            }
+        for (version, transport) in filter.taken(target, &case) {
+            jobs.push(Job { case: Arc::clone(&case), version, transport });
         }
     }
     jobs
@@ -143,4 +199,38 @@ fn judge(profile: &Profile, name: &str, result: Result<(), Failure>) -> Verdict 
 /// The first mistake in a transcript.
 pub async fn run_all(target: &Target, filter: &Filter) -> Result<Report, ParseError> {
     Ok(Runner::default().run(target, filter, all_cases()?).await)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters() {
+        let text = "# t\n@id a\n@level should\n@section s\n@why w\n@tags x y\n@connect\n";
+        let cases = crate::parse("f", text).unwrap();
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        let only = |only: &[&str]| Filter { only: texts(only), ..Filter::default() };
+        let skip = |tags: &[&str]| Filter { skip_tags: texts(tags), ..Filter::default() };
+        let level = |level| Filter { level: Some(level), ..Filter::default() };
+        let versions =
+            |versions: &[Version]| Filter { versions: versions.to_vec(), ..Filter::default() };
+        let cases_of = [
+            (Filter::default(), Level::May, true),
+            (Filter::default(), Level::Must, false),
+            (level(Level::Must), Level::Field, false),
+            (level(Level::Should), Level::Must, true),
+            (level(Level::Field), Level::Must, true),
+            (only(&["b", "a/1.2"]), Level::Field, true),
+            (only(&["b", "a/1.1"]), Level::Field, false),
+            (skip(&["z"]), Level::Field, true),
+            (skip(&["z", "y"]), Level::Field, false),
+            (versions(&[Version::V11, Version::V12]), Level::Field, true),
+            (versions(&[Version::V10]), Level::Field, false),
+        ];
+        for (filter, default, expected) in cases_of {
+            let taken = filter.takes(&cases[0], Version::V12, Transport::Tcp, default);
+            assert_eq!(taken, expected, "{filter:?} {default:?}");
+        }
+    }
 }

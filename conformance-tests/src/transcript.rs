@@ -62,7 +62,9 @@ impl Transport {
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    /// The transport of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|transport| transport.name() == name)
     }
 }

@@ -46,3 +46,7 @@ clippy: ## lint the Rust code; warnings are errors
 clean: ## remove what was built; data/ stays
 	cargo clean
 	rm -rf $(DEMO)/dist $(DEMO)/node_modules $(DEMO)/test/screenshots
+
+recordings: build ## record what real clients say to the relay (npm, PyPI, Maven, Go)
+	conformance-tests/clients/build.sh
+	node conformance-tests/clients/record.mjs $(RELAY)

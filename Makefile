@@ -50,3 +50,7 @@ clean: ## remove what was built; data/ stays
 recordings: build ## record what real clients say to the relay (npm, PyPI, Maven, Go)
 	conformance-tests/clients/build.sh
 	node conformance-tests/clients/record.mjs $(RELAY)
+	@$(MAKE) --no-print-directory clients-md
+
+clients-md: ## make the tables of docs/clients.md from the recordings
+	WRITE_CLIENTS_MD=1 cargo test --locked --test recordings tables

@@ -28,7 +28,6 @@ func main() {
 	address := os.Getenv("RELAY_HOST") + ":" + os.Getenv("RELAY_PORT")
 	conn, err := stomp.Dial("tcp", address,
 		stomp.ConnOpt.Login("guest", "guest"),
-		stomp.ConnOpt.Host("/"),
 		stomp.ConnOpt.HeartBeat(10*time.Second, 10*time.Second))
 	must(err)
 	play(conn)

@@ -16,8 +16,6 @@ class Rx {
     this.inner.configure({
       brokerURL: relay.url,
       connectHeaders: { ...relay.account },
-      heartbeatIncoming: 10_000,
-      heartbeatOutgoing: 10_000,
       reconnectDelay: 0,
       debug: (line) => bell.ring(line),
     })

@@ -27,6 +27,7 @@ class Ears(stomp.ConnectionListener):
         self.news, self.jobs = queues.Queue(), queues.Queue()
         self.receipts = queues.Queue()
         self.beat_came, self.beat_went = threading.Event(), threading.Event()
+        self.gone = threading.Event()
 
     def on_message(self, frame):
         # stomp.py does not know which subscription a message of 1.0 belongs to either.
@@ -39,6 +40,9 @@ class Ears(stomp.ConnectionListener):
     def on_error(self, frame):
         print(frame, file=sys.stderr)
         os._exit(1)
+
+    def on_disconnected(self):
+        self.gone.set()
 
     def on_heartbeat(self):
         self.beat_came.set()
@@ -60,7 +64,7 @@ def connection():
     if KIND == "1.0":
         return stomp.Connection10(where, **options)
     if KIND == "1.1":
-        return stomp.Connection11(where, heartbeats=beats, vhost="/", **options)
+        return stomp.Connection11(where, heartbeats=beats, **options)
     if KIND == "1.2":
         return stomp.Connection12(where, heartbeats=beats, **options)
     return stomp.WSStompConnection(where, heartbeats=beats, ws_path="/ws", **options)
@@ -140,8 +144,8 @@ class Story:
             assert ears.beat_came.wait(PATIENCE) and ears.beat_went.wait(PATIENCE)
         self.receipt(lambda **more: inner.unsubscribe(id="2", **more))
         self.receipt(lambda **more: inner.unsubscribe(id="1", **more))
-        inner.disconnect(receipt="bye")
-        ears.receipt("bye")
+        inner.disconnect()
+        assert ears.gone.wait(PATIENCE)
 
     def binary(self):
         body = bytes([0, 1, 10, 0, 253, 254, 255])

@@ -19,7 +19,7 @@ class Stompit {
       const options = {
         host: relay.host,
         port: relay.port,
-        connectHeaders: { host: '/', ...relay.account, 'heart-beat': '10000,10000' },
+        connectHeaders: { ...relay.account, 'heart-beat': '10000,10000' },
       }
       stompit.connect(options, (error, client) => (error ? reject(error) : resolve(client)))
     })

@@ -2,7 +2,8 @@
 //
 //     node record.mjs RELAY [STORY...]
 //
-// RELAY is the built program; without a STORY all of them are recorded.
+// RELAY is the built program; without a STORY all of them are recorded. With BROKER=amqp://... in
+// the environment the relay stands in front of that RabbitMQ; INTO=FOLDER writes somewhere else.
 
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
@@ -15,7 +16,8 @@ import { fileURLToPath } from 'node:url'
 import { listen, render } from './recorder.mjs'
 
 const here = path.dirname(fileURLToPath(import.meta.url))
-const recordings = path.join(here, '..', 'recordings')
+const { BROKER, INTO } = process.env
+const recordings = INTO ?? path.join(here, '..', 'recordings')
 /** Stories at a time: a story mostly waits for heart-beats. */
 const AT_ONCE = 4
 const STORY_TIME = 120_000
@@ -82,6 +84,7 @@ async function startRelay() {
   const at = (port) => `127.0.0.1:${port}`
   const args = ['--dev', '--listen', at(http), '--admin-listen', at(admin)]
   args.push('--tcp-listen', at(tcp), '--store', 'memory:')
+  if (BROKER) args.push('--broker', BROKER)
   const child = spawn(path.resolve(program), args, {
     cwd: folder,
     stdio: ['ignore', 'ignore', 'inherit'],

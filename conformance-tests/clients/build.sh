@@ -11,5 +11,7 @@ done
 [ -x stomp.py/venv/bin/python ] || python3 -m venv stomp.py/venv
 stomp.py/venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r stomp.py/requirements.txt
 
-(cd spring && mvn -q -B -Dstyle.color=never process-classes)
+for folder in spring vertx; do
+    (cd "$folder" && mvn -q -B -Dstyle.color=never process-classes)
+done
 (cd go-stomp && go build -o bin/story .)

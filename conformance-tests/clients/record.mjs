@@ -45,6 +45,7 @@ const STORIES = {
   'spring-websocket': ['spring', 'websocket', [...java, 'websocket']],
   'spring-websocket-split': ['spring', 'websocket', [...java, 'split']],
   'spring-tcp': ['spring', 'tcp', [...java, 'tcp']],
+  vertx: ['vertx', 'tcp', java],
   'go-stomp': ['go-stomp', 'tcp', ['bin/story']],
 }
 

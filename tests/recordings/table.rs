@@ -53,7 +53,7 @@ const FRAMES: [Column; 9] = [
     ("recording", link),
     ("`content-length` of SEND", content_length),
     ("header escapes", escapes),
-    ("id of SUBSCRIBE", |facts| shapes(&facts.values("SUBSCRIBE", "id"))),
+    ("id of SUBSCRIBE", subscription_ids),
     ("of a transaction", |facts| shapes(&facts.values("BEGIN", "transaction"))),
     ("ACK has", ack_names),
     ("after NUL", after_nul),
@@ -144,6 +144,15 @@ fn escapes(facts: &Facts<'_>) -> String {
         }
         ["a:b"] => "none, `:` stays".into(),
         other => panic!("{}: x-text is {other:?}", facts.recording.name),
+    }
+}
+
+fn subscription_ids(facts: &Facts<'_>) -> String {
+    let ids = facts.values("SUBSCRIBE", "id");
+    if ids == facts.values("SUBSCRIBE", "destination") {
+        "the destination".into()
+    } else {
+        shapes(&ids)
     }
 }
 

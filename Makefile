@@ -54,3 +54,8 @@ recordings: build ## record what real clients say to the relay (npm, PyPI, Maven
 
 clients-md: ## make the tables of docs/clients.md from the recordings
 	WRITE_CLIENTS_MD=1 cargo test --locked --test recordings tables
+
+conformance-docs: build ## put RabbitMQ, Artemis and Spring to the conformance tests too (Maven; 15 minutes)
+	scripts/conformance-docs.sh $(RELAY)
+
+.PHONY: recordings clients-md conformance-docs

@@ -79,9 +79,10 @@ impl Profile {
     }
 
     /// Every case, ERROR texts and close codes included, no difference.
-    const fn strict(name: &'static str) -> Self {
+    #[must_use]
+    pub const fn strict() -> Self {
         Self {
-            name,
+            name: "strict",
             close_codes: true,
             messages: true,
             silent_close: false,
@@ -97,7 +98,7 @@ impl Profile {
     /// Where `expected/stomp-relay.toml` is no such list.
     pub fn stomp_relay() -> Result<Self, ProfileError> {
         let differences = differences(include_str!("../expected/stomp-relay.toml"))?;
-        Ok(Self { differences, ..Self::strict("stomp-relay") })
+        Ok(Self { name: "stomp-relay", differences, ..Self::strict() })
     }
 
     /// RabbitMQ's STOMP and Web STOMP plugins, with their known differences.
@@ -106,7 +107,7 @@ impl Profile {
     /// Where `expected/rabbitmq.toml` is no such list.
     pub fn rabbitmq() -> Result<Self, ProfileError> {
         let differences = differences(include_str!("../expected/rabbitmq.toml"))?;
-        Ok(Self { close_codes: false, differences, ..Self::strict("rabbitmq") })
+        Ok(Self { name: "rabbitmq", close_codes: false, differences, ..Self::strict() })
     }
 
     /// The profile of that name.

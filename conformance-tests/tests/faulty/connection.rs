@@ -1,0 +1,301 @@
+//! One connection: bytes in, bytes out, and the clock. The session's logic is elsewhere.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Server;
+use super::decoder::Decoder;
+use super::fault::{Fault, Faults};
+use super::refusal::{Refusal, code};
+use super::session::{Beats, Out, Phase};
+use super::web_socket::{self, Event, Reader};
+
+/// From the first byte to CONNECT.
+const CONNECT_TIME: Duration = Duration::from_secs(10);
+/// From a frame's first byte to its last.
+const FRAME_TIME: Duration = Duration::from_secs(30);
+/// A PING that is not answered for so long ends the connection.
+const PONG_TIME: Duration = Duration::from_secs(10);
+/// Silence after which a client that promised nothing is asked.
+const IDLE_TIME: Duration = Duration::from_secs(25);
+
+struct Line {
+    server: Arc<Server>,
+    faults: Faults,
+    stream: DuplexStream,
+    me: usize,
+    wake: Arc<Notify>,
+    /// None on TCP.
+    web_socket: Option<Reader>,
+    decoder: Decoder,
+    since: Instant,
+    heard: Instant,
+    said: Instant,
+    pinged: Option<Instant>,
+    frame_since: Option<Instant>,
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(server: Arc<Server>, mut stream: DuplexStream, over_web_socket: bool) {
+    let faults = server.faults;
+    if over_web_socket && !shake_hands(&mut stream, faults).await {
+        return;
+    }
+    let (me, wake) = server.with(|state| {
+        let me = state.open();
+        (me, Arc::clone(&state.sessions[me].wake))
+    });
+    let now = Instant::now();
+    let mut line = Line {
+        faults,
+        stream,
+        me,
+        wake,
+        web_socket: over_web_socket.then(|| Reader::new(faults)),
+        decoder: Decoder::new(faults),
+        since: now,
+        heard: now,
+        said: now,
+        pinged: None,
+        frame_since: None,
+        server,
+    };
+    // An error is the end of the connection, and nobody is left to be told.
+    line.run().await.unwrap_or_default();
+    line.server.with(|state| state.end(me));
+}
+
+/// The WebSocket handshake; whether it was one.
+async fn shake_hands(stream: &mut DuplexStream, faults: Faults) -> bool {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if !stream.read_buf(&mut head).await.is_ok_and(|count| count > 0) {
+            return false;
+        }
+    }
+    let answer = web_socket::upgrade(&String::from_utf8_lossy(&head), faults);
+    let refusal = || "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".to_owned();
+    let accepted = answer.is_some();
+    stream.write_all(answer.unwrap_or_else(refusal).as_bytes()).await.is_ok() && accepted
+}
+
+impl Line {
+    async fn run(&mut self) -> std::io::Result<()> {
+        let wake = Arc::clone(&self.wake);
+        let mut buffer = Vec::with_capacity(64 * 1024);
+        loop {
+            if !self.write_all().await? {
+                return Ok(());
+            }
+            let deadline = self.deadline();
+            let due = async {
+                match deadline {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                count = self.stream.read_buf(&mut buffer) => {
+                    if count? == 0 {
+                        return Ok(());
+                    }
+                    let bytes = std::mem::take(&mut buffer);
+                    self.arrived(&bytes).await?;
+                }
+                () = wake.notified() => {}
+                () = due => self.tick().await?,
+            }
+        }
+    }
+
+    /// Writes what the session has to say; whether the connection goes on.
+    async fn write_all(&mut self) -> std::io::Result<bool> {
+        let me = self.me;
+        let out = self.server.with(|state| std::mem::take(&mut state.sessions[me].out));
+        for out in out {
+            match out {
+                Out::Bytes(bytes) if self.web_socket.is_some() => {
+                    let message = web_socket::message(&bytes, self.faults);
+                    self.write(&message).await?;
+                }
+                Out::Bytes(bytes) => self.write(&bytes).await?,
+                Out::Close(code) => {
+                    self.close(code).await?;
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        self.said = Instant::now();
+        self.stream.write_all(bytes).await
+    }
+
+    /// RFC 6455, 7.1.1: the server closes first, once the client has answered.
+    async fn close(&mut self, code: u16) -> std::io::Result<()> {
+        if self.web_socket.is_some() && !self.faults.has(Fault::CloseWithoutFrame) {
+            self.write(&web_socket::close(code, self.faults)).await?;
+            let mut rest = vec![0; 4096];
+            let answered = async { while self.stream.read(&mut rest).await? > 0 {} Ok(()) };
+            return timeout(Duration::from_secs(1), answered).await.unwrap_or(Ok(()));
+        }
+        self.stream.shutdown().await
+    }
+
+    async fn arrived(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let beat = bytes.iter().all(|byte| matches!(byte, b'\n' | b'\r'));
+        if !beat || !self.faults.has(Fault::ClientBeatsNotCounted) {
+            self.heard = Instant::now();
+        }
+        let Some(mut reader) = self.web_socket.take() else {
+            self.take(bytes);
+            return Ok(());
+        };
+        reader.push(bytes);
+        let done = self.events(&mut reader).await;
+        self.web_socket = Some(reader);
+        done
+    }
+
+    async fn events(&mut self, reader: &mut Reader) -> std::io::Result<()> {
+        loop {
+            match reader.next() {
+                Ok(None) => return Ok(()),
+                Ok(Some(Event::Message(payload))) => self.take(&payload),
+                Ok(Some(Event::Ping(payload))) => {
+                    if !self.faults.has(Fault::PingUnanswered) {
+                        self.write(&web_socket::pong(&payload, self.faults)).await?;
+                    }
+                }
+                Ok(Some(Event::Pong)) => self.pinged = None,
+                Ok(Some(Event::Close)) => {
+                    self.end(code::NORMAL);
+                    return Ok(());
+                }
+                Err(code) => {
+                    self.end(code);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    fn end(&self, code: u16) {
+        self.server.with(|state| {
+            if state.sessions[self.me].phase != Phase::Over {
+                state.close(self.me, code);
+            }
+        });
+    }
+
+    /// Bytes of STOMP.
+    fn take(&mut self, bytes: &[u8]) {
+        self.decoder.push(bytes);
+        let (me, decoder) = (self.me, &mut self.decoder);
+        self.server.with(|state| loop {
+            match decoder.next() {
+                Ok(Some(frame)) => {
+                    state.frame(me, &frame);
+                    let session = &state.sessions[me];
+                    let connected = session.phase == Phase::Connected;
+                    if connected && decoder.version.is_none() {
+                        decoder.version = Some(session.version);
+                        if self.faults.has(Fault::FramesBehindConnectLost) {
+                            decoder.clear();
+                        }
+                    }
+                }
+                Ok(None) => return,
+                Err(refusal) => {
+                    decoder.clear();
+                    return state.fail(me, &refusal);
+                }
+            }
+        });
+        let waits = self.decoder.in_frame();
+        self.frame_since = self.frame_since.or_else(|| Some(Instant::now())).filter(|_| waits);
+    }
+
+    /// When the clock has something to say, at the earliest.
+    fn deadline(&self) -> Option<Instant> {
+        let (beats, phase) = self.agreed();
+        let connect = (phase == Phase::Start).then(|| self.since + CONNECT_TIME);
+        let frame = self.frame_since.map(|since| since + FRAME_TIME);
+        [connect, frame, self.beat_at(beats), self.ping_at(beats), self.end_at(beats)]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    fn agreed(&self) -> (Beats, Phase) {
+        let session = |state: &mut super::session::State| {
+            let session = &state.sessions[self.me];
+            (session.beats, session.phase)
+        };
+        self.server.with(session)
+    }
+
+    fn beat_at(&self, beats: Beats) -> Option<Instant> {
+        let late = if self.faults.has(Fault::BeatsLate) { 2 } else { 1 };
+        match beats.of_server {
+            _ if self.faults.has(Fault::BeatsNeverSent) => None,
+            Some(interval) => Some(self.said + interval * late),
+            None if self.faults.has(Fault::BeatsUnasked) => {
+                Some(self.said + Duration::from_secs(10))
+            }
+            None => None,
+        }
+    }
+
+    /// Browsers slow the clocks of hidden pages down, so a late client is asked by its stack.
+    fn ping_at(&self, beats: Beats) -> Option<Instant> {
+        let asks = self.web_socket.is_some() && self.pinged.is_none();
+        let silence = beats.of_client.map_or(IDLE_TIME, |interval| interval * 3 / 2);
+        asks.then(|| self.heard + silence)
+    }
+
+    fn end_at(&self, beats: Beats) -> Option<Instant> {
+        if self.faults.has(Fault::SilenceTolerated) {
+            return None;
+        }
+        match (&self.web_socket, beats.of_client) {
+            (Some(_), _) => self.pinged.map(|pinged| pinged + PONG_TIME),
+            (None, Some(interval)) if self.faults.has(Fault::SilenceNotTolerated) => {
+                Some(self.heard + interval / 4)
+            }
+            (None, interval) => interval.map(|interval| self.heard + interval * 3),
+        }
+    }
+
+    async fn tick(&mut self) -> std::io::Result<()> {
+        let now = Instant::now();
+        let (beats, phase) = self.agreed();
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        if phase == Phase::Start && is_due(Some(self.since + CONNECT_TIME)) {
+            self.end(code::POLICY);
+        } else if is_due(self.frame_since.map(|since| since + FRAME_TIME)) {
+            self.frame_since = None;
+            self.server.with(|state| state.fail(self.me, &Refusal::syntax("Frame timeout")));
+        } else if is_due(self.end_at(beats)) {
+            self.end(code::POLICY);
+        } else if is_due(self.ping_at(beats)) {
+            self.pinged = Some(now);
+            self.write(&web_socket::ping()).await?;
+        } else if is_due(self.beat_at(beats)) {
+            let beat = b"\n";
+            let bytes = match self.web_socket {
+                Some(_) => web_socket::message(beat, self.faults),
+                None => beat.to_vec(),
+            };
+            self.write(&bytes).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,429 @@
+//! What sessions have and are told. CONNECT, DISCONNECT, RECEIPT and ERROR are here; what else a
+//! frame does is in `sending`, `subscribing` and `settling`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use conformance_tests::Version;
+use tokio::sync::Notify;
+
+use super::broker::{Broker, Consumer, Stored};
+use super::fault::{Fault, Faults};
+use super::frame::{Frame, encode};
+use super::refusal::{Refusal, code};
+
+/// Of ids, receipts and names of transactions.
+const ID_BYTES: usize = 255;
+
+/// What a connection is to do.
+pub(super) enum Out {
+    /// A frame's bytes.
+    Bytes(Vec<u8>),
+    Close(u16),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    Start,
+    Connected,
+    Over,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AckMode {
+    Auto,
+    Client,
+    Individual,
+}
+
+pub(super) struct Subscription {
+    pub(super) number: u64,
+    pub(super) id: Option<String>,
+    /// As the client wrote it.
+    pub(super) destination: String,
+    pub(super) queue: String,
+    pub(super) ack: AckMode,
+    pub(super) prefetch: usize,
+}
+
+/// A delivery that waits for ACK or NACK.
+#[derive(Clone)]
+pub(super) struct Unacked {
+    pub(super) number: u64,
+    pub(super) subscription: u64,
+    pub(super) ack: AckMode,
+    pub(super) queue: String,
+    pub(super) stored: Stored,
+}
+
+/// What a COMMIT does.
+pub(super) enum Step {
+    Send(Frame),
+    Settle(Frame),
+}
+
+#[derive(Clone, Copy, Default)]
+pub(super) struct Beats {
+    /// How often the server says something.
+    pub(super) of_server: Option<Duration>,
+    pub(super) of_client: Option<Duration>,
+}
+
+pub(super) struct Session {
+    /// Nobody can guess it outside a test.
+    pub(super) name: String,
+    pub(super) version: Version,
+    pub(super) phase: Phase,
+    pub(super) out: VecDeque<Out>,
+    pub(super) wake: Arc<Notify>,
+    pub(super) beats: Beats,
+    pub(super) subscriptions: Vec<Subscription>,
+    pub(super) unacked: Vec<Unacked>,
+    pub(super) transactions: BTreeMap<String, Vec<Step>>,
+    /// How many there were, so that none is numbered twice.
+    pub(super) subscribed: u64,
+    pub(super) delivered: u64,
+    /// A frame whose effect is late.
+    pub(super) late: Option<Frame>,
+}
+
+/// All sessions and the broker.
+pub(super) struct State {
+    pub(super) faults: Faults,
+    pub(super) broker: Broker,
+    pub(super) sessions: Vec<Session>,
+}
+
+impl State {
+    pub(super) fn new(faults: Faults) -> Self {
+        Self { faults, broker: Broker::new(faults), sessions: Vec::new() }
+    }
+
+    pub(super) fn has(&self, fault: Fault) -> bool {
+        self.faults.has(fault)
+    }
+
+    /// A new session, by its number.
+    pub(super) fn open(&mut self) -> usize {
+        let me = self.sessions.len();
+        self.sessions.push(Session {
+            name: format!("session-{me}"),
+            version: Version::V12,
+            phase: Phase::Start,
+            out: VecDeque::new(),
+            wake: Arc::new(Notify::new()),
+            beats: Beats::default(),
+            subscriptions: Vec::new(),
+            unacked: Vec::new(),
+            transactions: BTreeMap::new(),
+            subscribed: 0,
+            delivered: 0,
+            late: None,
+        });
+        me
+    }
+
+    pub(super) fn frame(&mut self, me: usize, frame: &Frame) {
+        if let Some(late) = self.sessions[me].late.take() {
+            self.late(me, &late);
+        }
+        let connects = matches!(frame.command.as_str(), "CONNECT" | "STOMP");
+        let result = match self.sessions[me].phase {
+            Phase::Start if connects => self.connect(me, frame),
+            Phase::Start if self.before_connect(frame) => self.connected(me, frame),
+            Phase::Start => Err(Refusal::syntax("Illegal command")),
+            Phase::Connected => self.connected(me, frame),
+            // Nothing is done after an ERROR or a DISCONNECT.
+            Phase::Over => self.over(me, frame),
+        };
+        if let Err(refusal) = result {
+            let receipt = refusal.receipt.or_else(|| frame.get("receipt").map(str::to_owned));
+            self.fail(me, &Refusal { receipt, ..refusal });
+        }
+    }
+
+    /// Whether a frame is taken although nobody has said who he is.
+    fn before_connect(&self, frame: &Frame) -> bool {
+        match frame.command.as_str() {
+            "SEND" => self.has(Fault::SendBeforeConnectTaken),
+            "SUBSCRIBE" => self.has(Fault::SubscribeBeforeConnectTaken),
+            "UNSUBSCRIBE" => self.has(Fault::UnsubscribeBeforeConnectTaken),
+            "BEGIN" => self.has(Fault::BeginBeforeConnectTaken),
+            "ACK" => self.has(Fault::AckBeforeConnectTaken),
+            "DISCONNECT" => self.has(Fault::DisconnectBeforeConnectTaken),
+            _ => false,
+        }
+    }
+
+    fn connected(&mut self, me: usize, frame: &Frame) -> Result<(), Refusal> {
+        for (name, fault) in [
+            ("receipt", Fault::ReceiptUnlimited),
+            ("id", Fault::IdUnlimited),
+            ("transaction", Fault::TransactionNameUnlimited),
+        ] {
+            let too_long = frame.get(name).is_some_and(|value| value.len() > ID_BYTES);
+            if too_long && !self.has(fault) {
+                return Err(Refusal::limit("Header too long"));
+            }
+        }
+        match frame.command.as_str() {
+            "CONNECT" | "STOMP" => self.connect_again(me, frame),
+            "SEND" => self.send(me, frame),
+            "SUBSCRIBE" => self.subscribe(me, frame),
+            "UNSUBSCRIBE" => self.unsubscribe(me, frame),
+            "ACK" | "NACK" => self.ack(me, frame),
+            "BEGIN" => self.begin(me, frame),
+            "COMMIT" => self.commit(me, frame),
+            "ABORT" => self.abort(me, frame),
+            "DISCONNECT" => {
+                self.disconnect(me, frame);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn over(&mut self, me: usize, frame: &Frame) -> Result<(), Refusal> {
+        let closed = self.sessions[me].out.iter().any(|out| matches!(out, Out::Close(_)));
+        let executed = if closed { Fault::FramesAfterEndExecuted } else { Fault::ErrorWithoutClose };
+        if self.has(executed) { self.connected(me, frame) } else { Ok(()) }
+    }
+
+    fn late(&mut self, me: usize, frame: &Frame) {
+        let late = Frame { headers: frame.headers.clone(), ..frame.clone() };
+        let done = if late.command == "SEND" {
+            self.send_now(me, &late)
+        } else {
+            self.subscribe_now(me, &late)
+        };
+        // It was judged when it came.
+        done.unwrap_or_default();
+    }
+
+    fn connect(&mut self, me: usize, frame: &Frame) -> Result<(), Refusal> {
+        let version = self.negotiate(frame)?;
+        if frame.get("host").is_none() && version > Version::V10 && self.has(Fault::HostRequired) {
+            return Err(Refusal::syntax("Missing header"));
+        }
+        let known = ["accept-version", "host", "login", "passcode", "heart-beat", "receipt"];
+        let unknown = frame.headers.iter().any(|(name, _)| !known.contains(&name.as_str()));
+        if unknown && self.has(Fault::UnknownConnectHeaderRefused) {
+            return Err(Refusal::syntax("Invalid header"));
+        }
+        let is_account = frame.get("login") == Some(super::LOGIN)
+            && frame.get("passcode") == Some(super::PASSCODE);
+        if !is_account && !self.has(Fault::AnybodyConnects) {
+            return Err(Refusal::limit("Bad CONNECT"));
+        }
+        let offer = if self.has(Fault::OfferIsZero) { "0,0" } else { "10000,10000" };
+        let beats = self.agree(frame.get("heart-beat").filter(|_| version > Version::V10), offer)?;
+        let session = &mut self.sessions[me];
+        session.version = version;
+        session.phase = Phase::Connected;
+        session.beats = beats;
+        let mut answer = Frame::new("CONNECTED");
+        answer = answer.with("version", version.name()).with("heart-beat", offer);
+        answer = answer.with("server", "faulty/1.0").with("session", &session.name);
+        for (fault, name) in [
+            (Fault::ConnectedWithoutVersion, "version"),
+            (Fault::ConnectedWithoutHeartBeat, "heart-beat"),
+            (Fault::ConnectedWithoutServer, "server"),
+            (Fault::ConnectedWithoutSession, "session"),
+        ] {
+            if self.has(fault) {
+                answer.remove(name);
+            }
+        }
+        if self.has(Fault::ConnectedWithBody) {
+            answer.body = b"welcome".to_vec();
+        }
+        self.say(me, &answer);
+        Ok(())
+    }
+
+    /// 1.2, "Protocol Negotiation": the highest that both have; 1.0 where the client names none.
+    fn negotiate(&self, frame: &Frame) -> Result<Version, Refusal> {
+        let Some(list) = frame.get("accept-version") else {
+            return match () {
+                () if self.has(Fault::AcceptVersionRequired) => {
+                    Err(Refusal::syntax("Version mismatch"))
+                }
+                () if self.has(Fault::NoAcceptVersionIs12) => Ok(Version::V12),
+                () => Ok(Version::V10),
+            };
+        };
+        let trimmed = !self.has(Fault::SpacesInVersionsKept);
+        let named = list.split(',').map(|name| if trimmed { name.trim() } else { name });
+        let known = named.filter_map(|name| Version::ALL.into_iter().find(|v| v.name() == name));
+        let known: Vec<Version> = known.collect();
+        let chosen = if self.has(Fault::LowestVersionChosen) {
+            known.iter().min()
+        } else if self.has(Fault::FirstVersionChosen) {
+            known.first()
+        } else if self.has(Fault::LastVersionChosen) {
+            known.last()
+        } else {
+            known.iter().max()
+        };
+        match chosen {
+            _ if self.has(Fault::Version12Always) => Ok(Version::V12),
+            None if self.has(Fault::NoCommonVersionTaken) => Ok(Version::V12),
+            None => Err(Refusal::syntax("Version mismatch")),
+            Some(version) => Ok(*version),
+        }
+    }
+
+    /// 1.2, "Heart-beating": `MAX(<sx>,<cy>)`, none where either is 0.
+    fn agree(&self, wish: Option<&str>, offer: &str) -> Result<Beats, Refusal> {
+        let numbers = |text: &str| {
+            let (can, wants) = text.split_once(',')?;
+            let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+            let is_number = digits(can) && digits(wants);
+            is_number.then_some(())?;
+            Some((can.parse::<u32>().ok()?, wants.parse::<u32>().ok()?))
+        };
+        let wish = wish.unwrap_or("0,0");
+        let wish = match numbers(wish) {
+            Some(wish) => wish,
+            None if self.has(Fault::BadHeartBeatTaken) => (0, 0),
+            None if wish.starts_with('-') && self.has(Fault::NegativeHeartBeatTaken) => (0, 0),
+            None => return Err(Refusal::syntax("Processing error")),
+        };
+        let (can, wants) = numbers(offer).unwrap_or((0, 0));
+        let interval = |can: u32, wants: u32| {
+            (can > 0 && wants > 0).then(|| Duration::from_millis(can.max(wants).into()))
+        };
+        Ok(Beats { of_server: interval(can, wish.1), of_client: interval(wish.0, wants) })
+    }
+
+    fn connect_again(&mut self, me: usize, frame: &Frame) -> Result<(), Refusal> {
+        if self.has(Fault::SecondConnectTaken)
+            || frame.command == "STOMP" && self.has(Fault::SecondStompTaken)
+        {
+            return self.connect(me, frame);
+        }
+        Err(Refusal::syntax("Already connected"))
+    }
+
+    fn disconnect(&mut self, me: usize, frame: &Frame) {
+        if self.has(Fault::OpenTransactionsCommitted) {
+            let open = std::mem::take(&mut self.sessions[me].transactions);
+            for step in open.into_values().flatten() {
+                self.step(me, step);
+            }
+        }
+        if self.has(Fault::DisconnectIgnored) {
+            return self.receipt(me, frame);
+        }
+        if self.has(Fault::DisconnectReceiptAfterClose) {
+            return self.close(me, code::NORMAL);
+        }
+        self.receipt(me, frame);
+        self.close(me, if self.has(Fault::DisconnectCode) { code::PROTOCOL } else { code::NORMAL });
+    }
+
+    /// Answers a frame that asked for it, once it is done.
+    pub(super) fn receipt(&mut self, me: usize, frame: &Frame) {
+        let lost = match frame.command.as_str() {
+            "SEND" if frame.get("transaction").is_some() => Fault::ReceiptInTransactionLost,
+            "SEND" => Fault::ReceiptOfSendLost,
+            "SUBSCRIBE" => Fault::ReceiptOfSubscribeLost,
+            "UNSUBSCRIBE" => Fault::ReceiptOfUnsubscribeLost,
+            "ACK" => Fault::ReceiptOfAckLost,
+            "NACK" => Fault::ReceiptOfNackLost,
+            "BEGIN" => Fault::ReceiptOfBeginLost,
+            "COMMIT" => Fault::ReceiptOfCommitLost,
+            "ABORT" => Fault::ReceiptOfAbortLost,
+            _ => Fault::ReceiptOfDisconnectLost,
+        };
+        let Some(id) = frame.get("receipt").filter(|_| !self.has(lost)) else { return };
+        let mut answer = Frame::new("RECEIPT").with("receipt-id", id);
+        if self.has(Fault::ReceiptWithBody) {
+            answer.body = b"done".to_vec();
+        }
+        if self.has(Fault::ReceiptIdWrong) {
+            answer.set("receipt-id", "receipt-1");
+        }
+        self.say(me, &answer);
+        if self.has(Fault::ReceiptTwice) {
+            self.say(me, &answer);
+        }
+    }
+
+    /// ERROR, then close (1.2, "ERROR": "it MUST then close the connection").
+    pub(super) fn fail(&mut self, me: usize, refusal: &Refusal) {
+        if self.sessions[me].phase == Phase::Over {
+            return;
+        }
+        let mut error = Frame::new("ERROR").with("message", refusal.message);
+        error = error.with("content-type", "text/plain").with("version", "1.0,1.1,1.2");
+        if let Some(receipt) = &refusal.receipt {
+            error = error.with("receipt-id", receipt);
+        }
+        for (fault, name) in [
+            (Fault::ErrorWithoutMessage, "message"),
+            (Fault::ErrorWithoutVersions, "version"),
+            (Fault::ErrorWithoutReceiptId, "receipt-id"),
+        ] {
+            if self.has(fault) {
+                error.remove(name);
+            }
+        }
+        error.body = refusal.message.as_bytes().to_vec();
+        if self.has(Fault::ErrorWithoutClose) {
+            return self.say(me, &error);
+        }
+        if !self.has(Fault::CloseWithoutError) {
+            self.say(me, &error);
+        }
+        let code = match refusal.code {
+            _ if self.has(Fault::ErrorCode) => code::NORMAL,
+            code::POLICY if self.has(Fault::PolicyCode) => code::PROTOCOL,
+            code::PROTOCOL if self.has(Fault::ProtocolCode) => code::POLICY,
+            code::TOO_BIG if self.has(Fault::TooBigCode) => code::PROTOCOL,
+            code => code,
+        };
+        self.close(me, code);
+    }
+
+    pub(super) fn say(&mut self, me: usize, frame: &Frame) {
+        let session = &mut self.sessions[me];
+        let mut frame = frame.clone();
+        if !frame.body.is_empty() && frame.get("content-length").is_none() {
+            let length = frame.body.len() + usize::from(self.faults.has(Fault::LengthWrittenWrong));
+            frame = frame.with("content-length", &length.to_string());
+        }
+        if frame.command == "MESSAGE" && self.faults.has(Fault::LengthNotWritten) {
+            frame.remove("content-length");
+        }
+        session.out.push_back(Out::Bytes(encode(&frame, session.version, self.faults)));
+        session.wake.notify_one();
+    }
+
+    pub(super) fn close(&mut self, me: usize, code: u16) {
+        self.end(me);
+        let session = &mut self.sessions[me];
+        session.out.push_back(Out::Close(code));
+        session.wake.notify_one();
+    }
+
+    /// Gives back what a session had, however it ended.
+    pub(super) fn end(&mut self, me: usize) {
+        let session = &mut self.sessions[me];
+        session.phase = Phase::Over;
+        session.transactions.clear();
+        let subscriptions = std::mem::take(&mut session.subscriptions);
+        let unacked = std::mem::take(&mut session.unacked);
+        for subscription in &subscriptions {
+            let consumer = Consumer { session: me as u64, subscription: subscription.number };
+            self.broker.cancel(&subscription.queue, consumer);
+        }
+        for Unacked { queue, stored, .. } in unacked {
+            if !self.has(Fault::NoRedeliveryAfterEnd) {
+                self.broker.put_back(&queue, stored);
+                self.pump(&queue);
+            }
+        }
+    }
+}

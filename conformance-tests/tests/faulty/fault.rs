@@ -1,6 +1,8 @@
 //! The mistakes: one switch each. Where a mistake can be seen in one version or over WebSocket
 //! only, that is where it is played; otherwise in 1.2 over TCP, wherever a case has that.
 
+use std::cell::RefCell;
+
 use conformance_tests::{Transport, Version};
 
 macro_rules! faults {
@@ -38,10 +40,22 @@ macro_rules! faults {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Faults(pub(crate) Option<Fault>);
 
+thread_local! {
+    static ASKED: RefCell<[bool; Fault::ALL.len()]> =
+        const { RefCell::new([false; Fault::ALL.len()]) };
+}
+
 impl Faults {
     pub(super) fn has(self, fault: Fault) -> bool {
+        ASKED.with_borrow_mut(|asked| asked[fault as usize] = true);
         self.0 == Some(fault)
     }
+}
+
+/// The switches that servers of this thread have looked at since this was last asked.
+pub(super) fn take_asked() -> Vec<Fault> {
+    let asked = ASKED.replace([false; Fault::ALL.len()]);
+    Fault::ALL.iter().copied().filter(|fault| asked[*fault as usize]).collect()
 }
 
 faults! {

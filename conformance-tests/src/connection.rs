@@ -12,7 +12,11 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::handshake::client::{Request, Response, generate_request};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
+use tokio_tungstenite::tungstenite::http::{HeaderValue, StatusCode};
+use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame as WsFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
@@ -22,6 +26,8 @@ use crate::transcript::{Cut, MessageKind, Transport};
 
 /// For the handshake with a server in this process.
 const MEMORY_URL: &str = "ws://in-process/ws";
+/// How long the head of a server's answer to the handshake may be.
+const HEAD_BYTES: usize = 16 * 1024;
 /// How many bytes of one read or write a trace shows.
 const TRACED: usize = 2048;
 
@@ -130,16 +136,17 @@ impl Connection {
         if transport == Transport::Tcp {
             return Ok((Wire::Plain(stream), None));
         }
-        let failed = |error: WsError| format!("WebSocket handshake at {url}: {error}");
-        let mut request = url.into_client_request().map_err(failed)?;
+        let mut request = url.into_client_request().map_err(|error| error.to_string())?;
         if !offer.is_empty() {
             let list = HeaderValue::from_str(&offer.join(", ")).map_err(|e| e.to_string())?;
             request.headers_mut().insert("Sec-WebSocket-Protocol", list);
         }
-        let (stream, response) =
-            tokio_tungstenite::client_async(request, stream).await.map_err(failed)?;
-        let selected = response.headers().get("Sec-WebSocket-Protocol");
-        let selected = selected.and_then(|value| value.to_str().ok()).map(str::to_owned);
+        let (stream, selected) = upgrade(stream, request)
+            .await
+            .map_err(|error| format!("WebSocket handshake at {url}: {error}"))?;
+        if let Some(name) = selected.as_ref().filter(|name| !offer.contains(name)) {
+            return Err(format!("subprotocol `{name}` was selected, but not offered"));
+        }
         Ok((Wire::WebSocket(Box::new(stream)), selected))
     }
 
@@ -353,4 +360,34 @@ impl Connection {
         // Writing to a String cannot fail.
         writeln!(self.trace, "{line}").unwrap_or_default();
     }
+}
+
+/// The handshake, and the subprotocol that was selected. Not the library's own: that one refuses
+/// an answer that selects none, which is right where all are unknown (RFC 6455, 4.2.2).
+async fn upgrade(
+    mut stream: Box<dyn Stream>,
+    request: Request,
+) -> Result<(WebSocketStream<Box<dyn Stream>>, Option<String>), WsError> {
+    let (head, key) = generate_request(request)?;
+    stream.write_all(&head).await?;
+    stream.flush().await?;
+    let mut answer = Vec::new();
+    let (used, response) = loop {
+        if answer.len() > HEAD_BYTES || stream.read_buf(&mut answer).await? == 0 {
+            return Err(WsError::ConnectionClosed);
+        }
+        if let Some(parsed) = Response::try_parse(&answer)? {
+            break parsed;
+        }
+    };
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    let accepted = response.status() == StatusCode::SWITCHING_PROTOCOLS
+        && header("Sec-WebSocket-Accept") == Some(derive_accept_key(key.as_bytes()).as_str());
+    if !accepted {
+        return Err(WsError::Http(Box::new(response)));
+    }
+    let selected = header("Sec-WebSocket-Protocol").map(str::to_owned);
+    let tail = answer.split_off(used);
+    let stream = WebSocketStream::from_partially_read(stream, tail, Role::Client, None).await;
+    Ok((stream, selected))
 }

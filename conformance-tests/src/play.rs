@@ -1,6 +1,6 @@
 //! One case played to one server: its steps in order, until the first that goes wrong.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
@@ -123,6 +123,7 @@ impl Play<'_> {
             Action::Silence => self.silence(name).await,
             Action::KeepAlive { intervals } => self.keep_alive(name, *intervals).await,
             Action::Nothing => self.nothing(name).await,
+            Action::Differ { texts } => self.differ(texts),
             Action::As(kind) => self.kind(name, *kind),
         }
     }
@@ -138,7 +139,12 @@ impl Play<'_> {
         let beats = Agreed::default();
         let peer = Peer { connection, connected: false, last_kind: None, beats };
         self.connections.insert(name.to_owned(), peer);
-        if transport != Transport::Tcp && want.is_some() && selected.as_deref() != want {
+        let fits = match want {
+            None => true,
+            Some("none") => selected.is_none(),
+            Some(_) => selected.as_deref() == want,
+        };
+        if transport != Transport::Tcp && !fits {
             return Err(format!("expected subprotocol {want:?}, got {selected:?}"));
         }
         Ok(())
@@ -420,6 +426,15 @@ impl Play<'_> {
         }
         let receipt = receipt.map(|id| format!(" of {}", show(id))).unwrap_or_default();
         Err(format!("expected no frame, got {}{receipt}", describe(&frame)))
+    }
+
+    fn differ(&self, texts: &[Template]) -> Result<(), String> {
+        let mut seen = BTreeSet::new();
+        let all = texts.iter().map(|text| text.fill(&self.setting.values));
+        match all.into_iter().find(|text| !seen.insert(text.clone())) {
+            None => Ok(()),
+            Some(text) => Err(format!("expected different values, got {} twice", show(&text))),
+        }
     }
 
     async fn nothing_is_left(&mut self) -> Result<(), String> {

@@ -8,56 +8,56 @@
 
 mod faulty;
 
-use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use conformance_tests::all_cases;
 use faulty::Fault;
-use faulty::matrix::{Row, rows};
+use faulty::matrix::Matrix;
+use faulty::page::page;
+
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/conformance-faults.md");
 
 /// All plays, done once for all tests.
-fn played() -> &'static [Row] {
-    static ROWS: OnceLock<Vec<Row>> = OnceLock::new();
-    ROWS.get_or_init(|| rows(&all_cases().unwrap()))
-}
-
-/// A fault that more than a tenth of all cases see is too crude to show what a case is for.
-fn crude(rows: &[Row]) -> impl Fn(&Fault) -> bool {
-    let mut count: BTreeMap<Fault, usize> = BTreeMap::new();
-    for fault in rows.iter().flat_map(|row| &row.red) {
-        *count.entry(*fault).or_default() += 1;
-    }
-    let limit = rows.len() / 10;
-    move |fault| count.get(fault).is_some_and(|count| *count > limit)
+fn played() -> &'static Matrix {
+    static MATRIX: OnceLock<Matrix> = OnceLock::new();
+    MATRIX.get_or_init(|| Matrix::new(all_cases().unwrap()))
 }
 
 #[test]
 fn without_a_fault_every_case_passes() {
-    let wrong: Vec<&str> = played().iter().flat_map(|row| &row.wrong).map(String::as_str).collect();
+    let wrong = played().wrong();
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
 #[test]
-fn every_case_fails_with_a_fault_that_is_its_own() {
-    let rows = played();
-    let is_crude = crude(rows);
-    let never = rows.iter().filter(|row| row.red.iter().all(&is_crude));
-    let never: Vec<_> = never.map(|row| (&row.case, &row.red)).collect();
-    assert!(never.is_empty(), "{} cases: {never:#?}", never.len());
+fn every_case_fails_with_a_fault_of_its_own() {
+    let matrix = played();
+    let without = (0..matrix.cases.len()).filter(|at| matrix.own(*at).is_empty());
+    let without: Vec<_> = without.map(|at| (&matrix.cases[at].id, matrix.red(at))).collect();
+    assert!(without.is_empty(), "{without:#?}");
 }
 
 #[test]
 fn every_case_can_fail_in_every_version_over_every_transport() {
-    let green = played().iter().filter(|row| !row.always_green.is_empty());
-    let green: Vec<_> = green.map(|row| (&row.case, &row.always_green)).collect();
-    assert!(green.is_empty(), "{green:#?}");
+    let blind = &played().blind;
+    assert!(blind.is_empty(), "{blind:#?}");
 }
 
 #[test]
 fn every_fault_is_seen() {
-    let rows = played();
-    let seen = |fault: &Fault| rows.iter().any(|row| row.red.contains(fault));
-    let unseen: Vec<Fault> = Fault::ALL.iter().copied().filter(|fault| !seen(fault)).collect();
-    println!("{} plays", rows.iter().map(|r| r.plays).sum::<usize>());
+    let unseen = Fault::ALL.iter().filter(|fault| played().seen_by(**fault) == 0);
+    let unseen: Vec<&Fault> = unseen.collect();
     assert!(unseen.is_empty(), "{unseen:#?}");
+}
+
+#[test]
+fn the_page_says_what_the_plays_show() {
+    let page = page(played());
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(PAGE, page).unwrap();
+        return;
+    }
+    let written = std::fs::read_to_string(PAGE).unwrap_or_default();
+    let line = page.lines().zip(written.lines()).find(|(plays, page)| plays != page);
+    assert!(page == written, "{PAGE} is out of date (UPDATE=1 writes it): {line:#?}");
 }

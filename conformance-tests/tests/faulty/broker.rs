@@ -32,6 +32,9 @@ pub(super) struct Queue {
     binding: Option<String>,
     /// Whether it goes with its last consumer.
     passing: bool,
+    /// How many messages came, and one that is behind its time.
+    count: u64,
+    held: Option<Stored>,
 }
 
 pub(super) struct Broker {
@@ -81,7 +84,13 @@ impl Broker {
     pub(super) fn put(&mut self, queue: &str, frame: &Arc<Frame>) {
         self.places += 1;
         let stored = Stored { place: self.places, frame: Arc::clone(frame), redelivered: false };
+        let faults = self.faults;
         if let Some(queue) = self.queues.get_mut(queue) {
+            queue.count += 1;
+            if queue.count == 3 && faults.has(Fault::ThirdMessageLate) {
+                queue.held = Some(stored);
+                return;
+            }
             if self.faults.has(Fault::QueueKeepsNothing) && queue.consumers.is_empty() {
                 return;
             }
@@ -89,6 +98,7 @@ impl Broker {
                 queue.ready.push_front(stored);
             } else {
                 queue.ready.push_back(stored);
+                queue.ready.extend(queue.held.take());
             }
         }
     }

@@ -1,5 +1,6 @@
 //! One connection: bytes in, bytes out, and the clock. The session's logic is elsewhere.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::refusal::{Refusal, code};
 use super::session::{Beats, Out, Phase};
 use super::web_socket::{self, Event, Reader};
 
+const READ_BYTES: usize = 64 * 1024;
 /// From the first byte to CONNECT.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// From a frame's first byte to its last.
@@ -86,7 +88,7 @@ async fn shake_hands(stream: &mut DuplexStream, faults: Faults) -> bool {
 impl Line {
     async fn run(&mut self) -> std::io::Result<()> {
         let wake = Arc::clone(&self.wake);
-        let mut buffer = Vec::with_capacity(64 * 1024);
+        let mut buffer = Vec::with_capacity(READ_BYTES);
         loop {
             if !self.write_all().await? {
                 return Ok(());
@@ -104,7 +106,7 @@ impl Line {
                     if count? == 0 {
                         return Ok(());
                     }
-                    let bytes = std::mem::take(&mut buffer);
+                    let bytes = std::mem::replace(&mut buffer, Vec::with_capacity(READ_BYTES));
                     self.arrived(&bytes).await?;
                 }
                 () = wake.notified() => {}
@@ -116,7 +118,14 @@ impl Line {
     /// Writes what the session has to say; whether the connection goes on.
     async fn write_all(&mut self) -> std::io::Result<bool> {
         let me = self.me;
-        let out = self.server.with(|state| std::mem::take(&mut state.sessions[me].out));
+        let mut out = self.server.with(|state| std::mem::take(&mut state.sessions[me].out));
+        if self.faults.has(Fault::MessagesReversed) {
+            let is_message = |out: &Out| matches!(out, Out::Bytes(b) if b.starts_with(b"MESSAGE"));
+            let (messages, others): (VecDeque<Out>, VecDeque<Out>) =
+                out.into_iter().partition(is_message);
+            out = others;
+            out.extend(messages.into_iter().rev());
+        }
         for out in out {
             match out {
                 Out::Bytes(bytes) if self.web_socket.is_some() => {
@@ -143,7 +152,10 @@ impl Line {
         if self.web_socket.is_some() && !self.faults.has(Fault::CloseWithoutFrame) {
             self.write(&web_socket::close(code, self.faults)).await?;
             let mut rest = vec![0; 4096];
-            let answered = async { while self.stream.read(&mut rest).await? > 0 {} Ok(()) };
+            let answered = async {
+                while self.stream.read(&mut rest).await? > 0 {}
+                Ok(())
+            };
             return timeout(Duration::from_secs(1), answered).await.unwrap_or(Ok(()));
         }
         self.stream.shutdown().await
@@ -199,23 +211,25 @@ impl Line {
     fn take(&mut self, bytes: &[u8]) {
         self.decoder.push(bytes);
         let (me, decoder) = (self.me, &mut self.decoder);
-        self.server.with(|state| loop {
-            match decoder.next() {
-                Ok(Some(frame)) => {
-                    state.frame(me, &frame);
-                    let session = &state.sessions[me];
-                    let connected = session.phase == Phase::Connected;
-                    if connected && decoder.version.is_none() {
-                        decoder.version = Some(session.version);
-                        if self.faults.has(Fault::FramesBehindConnectLost) {
-                            decoder.clear();
+        self.server.with(|state| {
+            loop {
+                match decoder.next() {
+                    Ok(Some(frame)) => {
+                        state.frame(me, &frame);
+                        let session = &state.sessions[me];
+                        let connected = session.phase == Phase::Connected;
+                        if connected && decoder.version.is_none() {
+                            decoder.version = Some(session.version);
+                            if self.faults.has(Fault::FramesBehindConnectLost) {
+                                decoder.clear();
+                            }
                         }
                     }
-                }
-                Ok(None) => return,
-                Err(refusal) => {
-                    decoder.clear();
-                    return state.fail(me, &refusal);
+                    Ok(None) => return,
+                    Err(refusal) => {
+                        decoder.clear();
+                        return state.fail(me, &refusal);
+                    }
                 }
             }
         });

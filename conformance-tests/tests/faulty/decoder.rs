@@ -80,7 +80,7 @@ impl Decoder {
         let Some((body, used)) = whole.map_err(|refusal| self.named(refusal, &head))? else {
             return Ok(None);
         };
-        self.bytes.drain(..used);
+        self.bytes.drain(..used.min(self.bytes.len()));
         if self.faults.has(Fault::OneFramePerRead) {
             self.bytes.clear();
         }
@@ -226,10 +226,8 @@ impl Decoder {
         let unknown = !CLIENT_COMMANDS.contains(&command.as_str())
             || command == "STOMP" && self.faults.has(Fault::StompUnknown)
             || command == "NACK" && self.faults.has(Fault::NackUnknown);
-        if unknown && self.version.is_none() && command == "CONNECTED" {
-            return Err(Refusal::syntax("Illegal command"));
-        }
         let passes = match command.as_str() {
+            "CONNECTED" if self.version.is_none() => Fault::ConnectedBeforeConnectTaken,
             "MESSAGE" | "CONNECTED" | "RECEIPT" | "ERROR" => Fault::ServerCommandTaken,
             _ => Fault::UnknownCommandTaken,
         };
@@ -241,7 +239,8 @@ impl Decoder {
 
     /// Name and value; None where the line is left out.
     fn split<'a>(&self, line: &'a str) -> Result<Option<(&'a str, &'a str)>, Refusal> {
-        let at = if self.faults.has(Fault::LastColonSplits) { line.rfind(':') } else { line.find(':') };
+        let at =
+            if self.faults.has(Fault::LastColonSplits) { line.rfind(':') } else { line.find(':') };
         let colons = line.bytes().filter(|byte| *byte == b':').count();
         if colons > 1 && self.faults.has(Fault::SecondColonRefused) {
             return Err(Refusal::syntax("Two colons in a header"));
@@ -328,9 +327,11 @@ impl Decoder {
         let bad = Err(Refusal::syntax("Bad content-length"));
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse::<i128>() {
-            Ok(_) if text.starts_with('+') && !self.faults.has(Fault::ContentLengthPlusTaken) => bad,
+            Ok(_) if text.starts_with('+') && !self.faults.has(Fault::ContentLengthPlusTaken) => {
+                bad
+            }
             Ok(length) if length < 0 && self.faults.has(Fault::ContentLengthNegativeTaken) => {
-                Ok(Some(0))
+                Ok(None)
             }
             Ok(length) if length < 0 => bad,
             Ok(length) => match usize::try_from(length) {
@@ -340,7 +341,9 @@ impl Decoder {
                 Err(_) if self.faults.has(Fault::ContentLengthWraps) => Ok(Some(5)),
                 _ => Err(Refusal::too_big()),
             },
-            Err(_) if text.is_empty() && self.faults.has(Fault::ContentLengthEmptyTaken) => Ok(None),
+            Err(_) if text.is_empty() && self.faults.has(Fault::ContentLengthEmptyTaken) => {
+                Ok(None)
+            }
             Err(_) if !digits && self.faults.has(Fault::ContentLengthWordTaken) => Ok(None),
             Err(_) if digits => Err(Refusal::too_big()),
             Err(_) => bad,
@@ -364,9 +367,14 @@ impl Decoder {
                 _ => Err(Refusal::syntax("A body where there is none")),
             };
         }
-        let nul = || CStr::from_bytes_until_nul(rest).map_or(rest.len(), CStr::count_bytes);
+        let nul = || match rest.strip_suffix(b"\0") {
+            Some(text) if self.faults.has(Fault::BodyEndsAtLastNul) => text.len(),
+            _ => CStr::from_bytes_until_nul(rest).map_or(rest.len(), CStr::count_bytes),
+        };
         let length = match content_length {
-            Some(length) if self.faults.has(Fault::ContentLengthOffByOne) => length.saturating_sub(1),
+            Some(length) if self.faults.has(Fault::ContentLengthOffByOne) => {
+                length.saturating_sub(1)
+            }
             Some(length) if self.faults.has(Fault::ContentLengthInCharacters) => {
                 let text = String::from_utf8_lossy(rest);
                 text.char_indices().nth(length).map_or(rest.len(), |(at, _)| at)

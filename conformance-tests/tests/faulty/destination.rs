@@ -47,6 +47,7 @@ impl Destination {
                 if slash || empty { Err(invalid()) } else { queue(rest, faults) }
             }
             "topic" => topic(rest, faults),
+            "amq" if faults.has(Fault::AmqQueueUnknown) => Err(unknown()),
             "amq" => match rest.strip_prefix("queue/") {
                 Some(name) if !name.is_empty() => Ok(Self::Existing(name.into())),
                 _ => Err(unknown()),
@@ -115,7 +116,8 @@ fn words_fit(pattern: &[&str], key: &[&str], faults: Faults) -> bool {
         "#" if faults.has(Fault::HashOnlyAtEnd) && !rest.is_empty() => false,
         "#" => {
             let least = usize::from(faults.has(Fault::HashIsOneOrMore));
-            let most = if faults.has(Fault::HashIsOneAtMost) { 1.min(key.len()) } else { key.len() };
+            let most =
+                if faults.has(Fault::HashIsOneAtMost) { 1.min(key.len()) } else { key.len() };
             (least..=most).any(|n| words_fit(rest, key.get(n..).unwrap_or_default(), faults))
         }
         "*" if faults.has(Fault::StarIsAnyNumber) => {

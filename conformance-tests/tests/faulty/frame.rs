@@ -55,11 +55,8 @@ pub(super) fn encode(frame: &Frame, version: Version, faults: Faults) -> Vec<u8>
     if faults.has(Fault::CommandLowerCase) {
         out.make_ascii_lowercase();
     }
-    let eol: &[u8] = if faults.has(Fault::CrlfWrittenIn11) && version != Version::V12 {
-        b"\r\n"
-    } else {
-        b"\n"
-    };
+    let eol: &[u8] =
+        if faults.has(Fault::CrlfWrittenIn11) && version != Version::V12 { b"\r\n" } else { b"\n" };
     out.extend_from_slice(eol);
     for (name, value) in &frame.headers {
         let escaped_name = if faults.has(Fault::NamesNotEscaped) { Version::V10 } else { version };

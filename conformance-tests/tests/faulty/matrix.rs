@@ -13,35 +13,93 @@ use super::{Fault, Faults, Server};
 
 /// Each has a clock of its own, which stands still while there is something to do.
 const THREADS: usize = 2;
+/// A fault that a larger share of all cases sees says little about any of them.
+const CRUDE: usize = 10;
+/// Crude as it is, the fault is what the case is about: hardly a case gets along without it.
+const ITS_OWN: [(&str, Fault); 2] = [
+    ("connect-one-version", Fault::ConnectedWithoutVersion),
+    ("receipt-subscribe", Fault::ReceiptOfSubscribeLost),
+];
+
+type Place = (Version, Transport);
 
 /// What the plays of one case showed.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Row {
-    pub(crate) case: String,
-    pub(crate) title: String,
+#[derive(Default)]
+struct Row {
     /// Failures without a fault, in full.
-    pub(crate) wrong: Vec<String>,
-    /// The faults that turn it red.
-    pub(crate) red: BTreeSet<Fault>,
-    /// Versions and transports in which no fault turns it red.
-    pub(crate) always_green: Vec<String>,
-    pub(crate) plays: usize,
+    wrong: Vec<String>,
+    /// Of each version and transport the switches that the server looked at.
+    asked: BTreeMap<Place, Vec<Fault>>,
+    /// The faults that turn it red, and where they did.
+    red: BTreeMap<Fault, Place>,
 }
 
-/// Plays all cases; rows in the order of the cases.
-pub(crate) fn rows(cases: &[Case]) -> Vec<Row> {
+/// All cases and all faults.
+pub(crate) struct Matrix {
+    pub(crate) cases: Vec<Case>,
+    rows: Vec<Row>,
+    /// How many cases see a fault.
+    seen_by: BTreeMap<Fault, usize>,
+    /// Cases in a version over a transport that none of their own faults turns red.
+    pub(crate) blind: Vec<String>,
+}
+
+impl Matrix {
+    pub(crate) fn new(cases: Vec<Case>) -> Self {
+        let rows = on_all_threads(&cases, |_, case| with_clock(row(case)));
+        let mut seen_by: BTreeMap<Fault, usize> = BTreeMap::new();
+        for fault in rows.iter().flat_map(|row| row.red.keys()) {
+            *seen_by.entry(*fault).or_default() += 1;
+        }
+        let mut matrix = Self { cases, rows, seen_by, blind: Vec::new() };
+        let blind = |at, case: &Case| with_clock(blind(case, &matrix.rows[at], &matrix.own(at)));
+        matrix.blind = on_all_threads(&matrix.cases, blind).into_iter().flatten().collect();
+        matrix
+    }
+
+    /// What fails although nothing is wrong.
+    pub(crate) fn wrong(&self) -> Vec<&str> {
+        self.rows.iter().flat_map(|row| &row.wrong).map(String::as_str).collect()
+    }
+
+    pub(crate) fn seen_by(&self, fault: Fault) -> usize {
+        self.seen_by.get(&fault).copied().unwrap_or_default()
+    }
+
+    pub(crate) fn is_crude(&self, fault: Fault) -> bool {
+        self.seen_by(fault) * CRUDE > self.cases.len()
+    }
+
+    /// The faults that a case sees, those that few others see first.
+    pub(crate) fn red(&self, at: usize) -> Vec<Fault> {
+        let mut red: Vec<Fault> = self.rows[at].red.keys().copied().collect();
+        red.sort_by_key(|fault| self.seen_by(*fault));
+        red
+    }
+
+    /// Those of them that show what the case is for.
+    pub(crate) fn own(&self, at: usize) -> Vec<Fault> {
+        let case = self.cases[at].id.as_str();
+        let mut own = self.red(at);
+        own.retain(|fault| !self.is_crude(*fault) || ITS_OWN.contains(&(case, *fault)));
+        own
+    }
+}
+
+/// Does something with each case; the results are in the order of the cases.
+fn on_all_threads<T: Send>(cases: &[Case], work: impl Fn(usize, &Case) -> T + Sync) -> Vec<T> {
     let next = Mutex::new(cases.iter().enumerate());
-    let work = || {
-        let mut rows = BTreeMap::new();
+    let worker = || {
+        let mut done = BTreeMap::new();
         loop {
-            let Some((at, case)) = next.lock().unwrap().next() else { return rows };
-            rows.insert(at, with_clock(row(case)));
+            let Some((at, case)) = next.lock().unwrap().next() else { return done };
+            done.insert(at, work(at, case));
         }
     };
     std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(work)).collect();
-        let rows = threads.into_iter().flat_map(|thread| thread.join().unwrap());
-        rows.collect::<BTreeMap<_, _>>().into_values().collect()
+        let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(worker)).collect();
+        let done = threads.into_iter().flat_map(|thread| thread.join().unwrap());
+        done.collect::<BTreeMap<_, _>>().into_values().collect()
     })
 }
 
@@ -52,49 +110,44 @@ fn with_clock<T>(future: impl Future<Output = T>) -> T {
     runtime.block_on(future)
 }
 
-type Place = (Version, Transport);
-
-/// First all places without a fault, then each fault in the place that is nearest to it, then for
-/// each place the known faults until one turns it red.
+/// All places without a fault, then each fault in the place that is nearest to it.
 async fn row(case: &Case) -> Row {
-    let mut row = Row { case: case.id.clone(), title: case.title.clone(), ..Row::default() };
-    let mut asked: BTreeMap<Place, Vec<Fault>> = BTreeMap::new();
-    for place in places(case) {
+    let mut row = Row::default();
+    let transports = || case.transports.iter().copied();
+    for place in case.versions().flat_map(|v| transports().map(move |over| (v, over))) {
         take_asked();
-        let outcome = play(case, place, None, &mut row).await;
+        let outcome = play(case, place, None).await;
         if is_red(&outcome) {
             row.wrong.push(outcome.to_string());
         }
-        asked.insert(place, take_asked());
+        row.asked.insert(place, take_asked());
     }
-    let mut seen: BTreeSet<Place> = BTreeSet::new();
     for fault in Fault::ALL.iter().copied() {
         let Some(place) = nearest(case, fault) else { continue };
-        if asked[&place].contains(&fault) && is_red(&play(case, place, Some(fault), &mut row).await)
-        {
-            row.red.insert(fault);
-            seen.insert(place);
-        }
-    }
-    for place in places(case).filter(|place| !seen.contains(place)) {
-        let mut green = true;
-        for fault in row.red.clone().into_iter().filter(|fault| asked[&place].contains(fault)) {
-            green = !is_red(&play(case, place, Some(fault), &mut row).await);
-            if !green {
-                break;
-            }
-        }
-        if green {
-            row.always_green.push(format!("{}/{}", place.0.name(), place.1.name()));
+        if row.asked[&place].contains(&fault) && is_red(&play(case, place, Some(fault)).await) {
+            row.red.insert(fault, place);
         }
     }
     row
 }
 
-/// All versions and transports of a case.
-fn places(case: &Case) -> impl Iterator<Item = Place> {
-    let transports = || case.transports.iter().copied();
-    case.versions().flat_map(move |version| transports().map(move |over| (version, over)))
+/// The places in which none of a case's own faults turns it red.
+async fn blind(case: &Case, row: &Row, own: &[Fault]) -> Vec<String> {
+    let known: BTreeSet<&Place> = own.iter().map(|fault| &row.red[fault]).collect();
+    let mut blind = Vec::new();
+    for (place, asked) in row.asked.iter().filter(|(place, _)| !known.contains(place)) {
+        let mut sees = false;
+        for fault in own.iter().filter(|fault| asked.contains(fault)) {
+            sees = is_red(&play(case, *place, Some(*fault)).await);
+            if sees {
+                break;
+            }
+        }
+        if !sees {
+            blind.push(format!("{}/{}/{}", case.id, place.0.name(), place.1.name()));
+        }
+    }
+    blind
 }
 
 /// Where a fault is played: in its version over its transport, or what of the case comes nearest.
@@ -109,14 +162,13 @@ fn nearest(case: &Case, fault: Fault) -> Option<Place> {
 }
 
 /// Plays one case to a server of its own.
-async fn play(case: &Case, place: Place, fault: Option<Fault>, row: &mut Row) -> Outcome {
+async fn play(case: &Case, place: Place, fault: Option<Fault>) -> Outcome {
     let (version, transport) = place;
     let server = Server::new(Faults(fault));
     let target = server.target(transport != Transport::Tcp);
     let cases = case.only(version, transport).into_iter().collect();
     let report = Runner::default().run(&target, &Filter::default(), cases).await;
     assert!(!server.has_crashed(), "{} with {fault:?} crashed the server", case.id);
-    row.plays += 1;
     let mut outcomes = report.outcomes;
     let outcome = outcomes.pop().filter(|_| outcomes.is_empty());
     outcome.unwrap_or_else(|| panic!("{} was not played once", case.id))

@@ -14,6 +14,8 @@ mod destination;
 mod fault;
 mod frame;
 pub(crate) mod matrix;
+pub(crate) mod page;
+mod pipe;
 mod refusal;
 mod sending;
 mod session;
@@ -25,9 +27,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use conformance_tests::{Profile, Target};
-use tokio::io::DuplexStream;
 
 pub(crate) use fault::{Fault, Faults};
+use pipe::Pipe;
 use session::State;
 
 const LOGIN: &str = "user";
@@ -61,14 +63,14 @@ impl Server {
         if over_web_socket { target.over_web_socket() } else { target }
     }
 
-    fn open(self: &Arc<Self>, over_web_socket: bool) -> DuplexStream {
+    fn open(self: &Arc<Self>, over_web_socket: bool) -> Pipe {
         let (client, stream) = tokio::io::duplex(PIPE_BYTES);
         let server = Arc::clone(self);
         tokio::spawn(async move {
             let _watch = Watch(Arc::clone(&server));
             connection::serve(server, stream, over_web_socket).await;
         });
-        client
+        Pipe::new(client)
     }
 
     fn with<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {

@@ -64,7 +64,9 @@ impl State {
         let name = match transaction {
             // What is sent beside a transaction waits for nobody.
             None if self.faults.has(Fault::AllWaitsForCommit) => steps.keys().next().cloned(),
-            name => name.filter(|_| !self.faults.has(Fault::SendInTransactionAtOnce)).map(Into::into),
+            name => {
+                name.filter(|_| !self.faults.has(Fault::SendInTransactionAtOnce)).map(Into::into)
+            }
         };
         if let Some(open) = name.and_then(|name| steps.get_mut(&name)) {
             open.push(Step::Send(frame.clone()));
@@ -83,7 +85,11 @@ impl State {
         if other_case && self.has(Fault::OtherText) {
             return Refusal::syntax("Invalid header");
         }
-        Refusal::syntax(if self.has(Fault::OtherText) { "Bad frame" } else { "Missing destination" })
+        Refusal::syntax(if self.has(Fault::OtherText) {
+            "Bad frame"
+        } else {
+            "Missing destination"
+        })
     }
 
     pub(super) fn send_now(&mut self, me: usize, frame: &Frame) -> Result<(), Refusal> {
@@ -94,7 +100,9 @@ impl State {
         message.headers.retain(|(name, _)| self.passes(name));
         self.reply_to(me, &mut message);
         let shown = match &destination {
-            Destination::Queue(name) | Destination::Existing(name) => shown_queue(name, self.faults),
+            Destination::Queue(name) | Destination::Existing(name) => {
+                shown_queue(name, self.faults)
+            }
             // A topic is shown as its sender wrote it.
             Destination::Topic(_) => text.to_owned(),
         };

@@ -152,6 +152,7 @@ impl State {
             "BEGIN" => self.has(Fault::BeginBeforeConnectTaken),
             "ACK" => self.has(Fault::AckBeforeConnectTaken),
             "DISCONNECT" => self.has(Fault::DisconnectBeforeConnectTaken),
+            "CONNECTED" => self.has(Fault::ConnectedBeforeConnectTaken),
             _ => false,
         }
     }
@@ -186,7 +187,8 @@ impl State {
 
     fn over(&mut self, me: usize, frame: &Frame) -> Result<(), Refusal> {
         let closed = self.sessions[me].out.iter().any(|out| matches!(out, Out::Close(_)));
-        let executed = if closed { Fault::FramesAfterEndExecuted } else { Fault::ErrorWithoutClose };
+        let executed =
+            if closed { Fault::FramesAfterEndExecuted } else { Fault::ErrorWithoutClose };
         if self.has(executed) { self.connected(me, frame) } else { Ok(()) }
     }
 
@@ -217,7 +219,8 @@ impl State {
             return Err(Refusal::limit("Bad CONNECT"));
         }
         let offer = if self.has(Fault::OfferIsZero) { "0,0" } else { "10000,10000" };
-        let beats = self.agree(frame.get("heart-beat").filter(|_| version > Version::V10), offer)?;
+        let beats =
+            self.agree(frame.get("heart-beat").filter(|_| version > Version::V10), offer)?;
         let session = &mut self.sessions[me];
         session.version = version;
         session.phase = Phase::Connected;
@@ -255,7 +258,9 @@ impl State {
         };
         let trimmed = !self.has(Fault::SpacesInVersionsKept);
         let named = list.split(',').map(|name| if trimmed { name.trim() } else { name });
+        let lowest = if self.has(Fault::Version10NotKnown) { Version::V11 } else { Version::V10 };
         let known = named.filter_map(|name| Version::ALL.into_iter().find(|v| v.name() == name));
+        let known = known.filter(|version| *version >= lowest);
         let known: Vec<Version> = known.collect();
         let chosen = if self.has(Fault::LowestVersionChosen) {
             known.iter().min()

@@ -73,8 +73,8 @@ impl State {
         };
         let everywhere = faults.has(Fault::CumulativeEverywhere);
         let taken = |unacked: &Unacked| {
-            let before = unacked.number < number
-                && (everywhere || unacked.subscription == subscription);
+            let before =
+                unacked.number < number && (everywhere || unacked.subscription == subscription);
             unacked.number == number || cumulative && before
         };
         let (settled, kept) = std::mem::take(&mut session.unacked).into_iter().partition(taken);

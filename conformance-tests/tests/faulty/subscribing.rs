@@ -26,7 +26,8 @@ impl State {
             return Err(Refusal::syntax("Missing header"));
         }
         let ids_are_shared = self.has(Fault::IdsShared);
-        let mut taken = self.sessions.iter().enumerate().filter(|(at, _)| *at == me || ids_are_shared);
+        let mut taken =
+            self.sessions.iter().enumerate().filter(|(at, _)| *at == me || ids_are_shared);
         let taken = taken.any(|(_, session)| id.is_some_and(|id| session.by_id(id).is_some()));
         if taken && !self.has(Fault::SameIdTaken) {
             return Err(Refusal::syntax("Duplicated subscription identifier"));
@@ -168,15 +169,15 @@ impl State {
             let Some((consumer, stored)) = self.broker.next(queue, takes) else { return };
             if self.has(Fault::QueueReachesAll) {
                 for other in self.broker.consumers(queue) {
-                    self.deliver(other, queue, stored.clone());
+                    self.deliver(other, queue, &stored);
                 }
             } else {
-                self.deliver(consumer, queue, stored);
+                self.deliver(consumer, queue, &stored);
             }
         }
     }
 
-    fn deliver(&mut self, consumer: Consumer, queue: &str, stored: Stored) {
+    fn deliver(&mut self, consumer: Consumer, queue: &str, stored: &Stored) {
         let me = at(consumer);
         let session = &mut self.sessions[me];
         let found = session.subscriptions.iter().find(|s| s.number == consumer.subscription);
@@ -189,7 +190,7 @@ impl State {
             let subscription = consumer.subscription;
             session.unacked.push(Unacked { number, subscription, ack, queue, stored });
         }
-        let message = self.message(me, number, id, ack, &stored);
+        let message = self.message(me, number, id, ack, stored);
         self.say(me, &message);
         if self.has(Fault::MessageTwice) {
             self.say(me, &message);

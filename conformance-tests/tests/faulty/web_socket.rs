@@ -36,7 +36,7 @@ pub(super) fn upgrade(request: &str, faults: Faults) -> Option<String> {
     let selected = if faults.has(Fault::SubprotocolNotSelected) {
         None
     } else if faults.has(Fault::LowestSubprotocolSelected) {
-        known.last()
+        known.next_back()
     } else if faults.has(Fault::FirstSubprotocolSelected) {
         offered.first().copied()
     } else {
@@ -161,8 +161,9 @@ impl Reader {
         };
         let length = usize::try_from(length).map_err(|_| code::TOO_BIG)?;
         let before = self.message.as_ref().map_or(0, |(_, payload, _)| payload.len());
-        if before.saturating_add(length) > MESSAGE_BYTES && !self.faults.has(Fault::MessageUnlimited)
-        {
+        let too_big = before.saturating_add(length) > MESSAGE_BYTES;
+        let taken = [Fault::MessageUnlimited, Fault::FrameUnlimited];
+        if too_big && !taken.into_iter().any(|fault| self.faults.has(fault)) {
             return Err(code::TOO_BIG);
         }
         let masked = second & 0x80 != 0;
@@ -196,7 +197,8 @@ impl Reader {
                 Fault::MessageWithinMessageTaken,
             ),
         ];
-        let refused = wrong.into_iter().any(|(is_wrong, fault)| is_wrong && !self.faults.has(fault));
+        let refused =
+            wrong.into_iter().any(|(is_wrong, fault)| is_wrong && !self.faults.has(fault));
         if refused { Err(code::PROTOCOL) } else { Ok(()) }
     }
 

@@ -79,10 +79,9 @@ impl Profile {
     }
 
     /// Every case, ERROR texts and close codes included, no difference.
-    #[must_use]
-    pub const fn strict() -> Self {
+    const fn strict(name: &'static str) -> Self {
         Self {
-            name: "strict",
+            name,
             close_codes: true,
             messages: true,
             silent_close: false,
@@ -92,13 +91,19 @@ impl Profile {
         }
     }
 
+    /// Every case and all that can be compared, whoever the server is.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { close_codes: true, ..Self::strict("everything") }
+    }
+
     /// stomp-relay, with what it does not serve yet; whatever broker is behind it.
     ///
     /// # Errors
     /// Where `expected/stomp-relay.toml` is no such list.
     pub fn stomp_relay() -> Result<Self, ProfileError> {
         let differences = differences(include_str!("../expected/stomp-relay.toml"))?;
-        Ok(Self { name: "stomp-relay", differences, ..Self::strict() })
+        Ok(Self { differences, ..Self::strict("stomp-relay") })
     }
 
     /// RabbitMQ's STOMP and Web STOMP plugins, with their known differences.
@@ -107,7 +112,7 @@ impl Profile {
     /// Where `expected/rabbitmq.toml` is no such list.
     pub fn rabbitmq() -> Result<Self, ProfileError> {
         let differences = differences(include_str!("../expected/rabbitmq.toml"))?;
-        Ok(Self { name: "rabbitmq", close_codes: false, differences, ..Self::strict() })
+        Ok(Self { close_codes: false, differences, ..Self::strict("rabbitmq") })
     }
 
     /// The profile of that name.

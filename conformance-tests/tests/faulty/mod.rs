@@ -59,7 +59,7 @@ impl Server {
     pub(crate) fn target(self: &Arc<Self>, over_web_socket: bool) -> Target {
         let server = Arc::clone(self);
         let open = move || server.open(over_web_socket);
-        let target = Target::in_process(open, LOGIN, PASSCODE, Profile::strict());
+        let target = Target::in_process(open, LOGIN, PASSCODE, Profile::everything());
         if over_web_socket { target.over_web_socket() } else { target }
     }
 

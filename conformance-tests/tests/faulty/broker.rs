@@ -39,13 +39,15 @@ pub(super) struct Queue {
 
 pub(super) struct Broker {
     faults: Faults,
+    /// The last message of each topic, which only a faulty server gives out again.
+    last: BTreeMap<String, Arc<Frame>>,
     queues: BTreeMap<String, Queue>,
     places: u64,
 }
 
 impl Broker {
     pub(super) fn new(faults: Faults) -> Self {
-        Self { faults, queues: BTreeMap::new(), places: 0 }
+        Self { faults, last: BTreeMap::new(), queues: BTreeMap::new(), places: 0 }
     }
 
     pub(super) fn has(&self, queue: &str) -> bool {
@@ -62,6 +64,15 @@ impl Broker {
 
     pub(super) fn bind(&mut self, queue: &str, pattern: &str) {
         self.queues.entry(queue.into()).or_default().binding = Some(pattern.into());
+        if self.faults.has(Fault::TopicRetains)
+            && let Some(frame) = self.last.get(pattern).cloned()
+        {
+            self.put(queue, &frame);
+        }
+    }
+
+    pub(super) fn retain(&mut self, key: &str, frame: &Arc<Frame>) {
+        self.last.insert(key.into(), Arc::clone(frame));
     }
 
     pub(super) fn delete(&mut self, queue: &str) {
@@ -76,6 +87,8 @@ impl Broker {
         let Some(found) = self.queues.get_mut(queue) else { return };
         found.consumers.retain(|other| *other != consumer);
         if found.passing && found.consumers.is_empty() {
+            self.queues.remove(queue);
+        } else if found.consumers.is_empty() && self.faults.has(Fault::QueueGoesWithLastConsumer) {
             self.queues.remove(queue);
         }
     }

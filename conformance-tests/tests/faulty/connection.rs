@@ -38,17 +38,22 @@ struct Line {
     heard: Instant,
     said: Instant,
     pinged: Option<Instant>,
+    client_sends_text: bool,
     frame_since: Option<Instant>,
 }
 
 /// Serves a connection to its end.
 pub(super) async fn serve(server: Arc<Server>, mut stream: DuplexStream, over_web_socket: bool) {
     let faults = server.faults;
-    if over_web_socket && !shake_hands(&mut stream, faults).await {
-        return;
+    let mut subprotocol = None;
+    if over_web_socket {
+        match shake_hands(&mut stream, faults).await {
+            Some(selected) => subprotocol = selected,
+            None => return,
+        }
     }
     let (me, wake) = server.with(|state| {
-        let me = state.open();
+        let me = state.open(subprotocol.as_deref());
         (me, Arc::clone(&state.sessions[me].wake))
     });
     let now = Instant::now();
@@ -63,6 +68,7 @@ pub(super) async fn serve(server: Arc<Server>, mut stream: DuplexStream, over_we
         heard: now,
         said: now,
         pinged: None,
+        client_sends_text: true,
         frame_since: None,
         server,
     };
@@ -71,18 +77,20 @@ pub(super) async fn serve(server: Arc<Server>, mut stream: DuplexStream, over_we
     line.server.with(|state| state.end(me));
 }
 
-/// The WebSocket handshake; whether it was one.
-async fn shake_hands(stream: &mut DuplexStream, faults: Faults) -> bool {
+/// The WebSocket handshake and its subprotocol; None where it was no handshake.
+async fn shake_hands(stream: &mut DuplexStream, faults: Faults) -> Option<Option<String>> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
-        if !stream.read_buf(&mut head).await.is_ok_and(|count| count > 0) {
-            return false;
-        }
+        stream.read_buf(&mut head).await.ok().filter(|count| *count > 0)?;
     }
-    let answer = web_socket::upgrade(&String::from_utf8_lossy(&head), faults);
-    let refusal = || "HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".to_owned();
-    let accepted = answer.is_some();
-    stream.write_all(answer.unwrap_or_else(refusal).as_bytes()).await.is_ok() && accepted
+    let Some((answer, selected)) = web_socket::upgrade(&String::from_utf8_lossy(&head), faults)
+    else {
+        let refusal = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+        stream.write_all(refusal).await.ok()?;
+        return None;
+    };
+    stream.write_all(answer.as_bytes()).await.ok()?;
+    Some(selected)
 }
 
 impl Line {
@@ -129,7 +137,7 @@ impl Line {
         for out in out {
             match out {
                 Out::Bytes(bytes) if self.web_socket.is_some() => {
-                    let message = web_socket::message(&bytes, self.faults);
+                    let message = web_socket::message(&bytes, self.client_sends_text, self.faults);
                     self.write(&message).await?;
                 }
                 Out::Bytes(bytes) => self.write(&bytes).await?,
@@ -180,7 +188,10 @@ impl Line {
         loop {
             match reader.next() {
                 Ok(None) => return Ok(()),
-                Ok(Some(Event::Message(payload))) => self.take(&payload),
+                Ok(Some(Event::Message { text, payload })) => {
+                    self.client_sends_text = text;
+                    self.take(&payload);
+                }
                 Ok(Some(Event::Ping(payload))) => {
                     if !self.faults.has(Fault::PingUnanswered) {
                         self.write(&web_socket::pong(&payload, self.faults)).await?;
@@ -305,7 +316,7 @@ impl Line {
         } else if is_due(self.beat_at(beats)) {
             let beat = b"\n";
             let bytes = match self.web_socket {
-                Some(_) => web_socket::message(beat, self.faults),
+                Some(_) => web_socket::message(beat, self.client_sends_text, self.faults),
                 None => beat.to_vec(),
             };
             self.write(&bytes).await?;

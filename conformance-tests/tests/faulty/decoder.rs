@@ -147,7 +147,10 @@ impl Decoder {
                 return Ok(Some(head));
             } else {
                 head.lines.push(line);
-                if head.lines.len() > HEADERS && !self.faults.has(Fault::HeadersUnlimited) {
+                let few = HEADERS / 2;
+                if head.lines.len() > HEADERS && !self.faults.has(Fault::HeadersUnlimited)
+                    || head.lines.len() > few && self.faults.has(Fault::FewHeadersTaken)
+                {
                     return Err(Refusal::limit("Too many headers"));
                 }
             }
@@ -189,6 +192,9 @@ impl Decoder {
 
     fn parse(&self, head: &Head) -> Result<Frame, Refusal> {
         let text = |bytes: &[u8]| match String::from_utf8(bytes.to_vec()) {
+            Ok(_) if self.faults.has(Fault::HeadersReadAsLatin1) => {
+                Ok(bytes.iter().copied().map(char::from).collect())
+            }
             Ok(text) => Ok(text),
             Err(_) if self.faults.has(Fault::HeadersOfAnyBytes) => {
                 Ok(String::from_utf8_lossy(bytes).into_owned())
@@ -199,14 +205,22 @@ impl Decoder {
         let connects = matches!(frame.command.as_str(), "CONNECT" | "STOMP");
         let version = self.version.filter(|_| !connects).unwrap_or(Version::V10);
         for line in &head.lines {
-            let line = text(line)?;
+            let mut line = text(line)?;
+            if let Some(at) = line.find(['\u{85}', '\u{2028}'])
+                && self.faults.has(Fault::UnicodeEndsLine)
+            {
+                line.truncate(at);
+            }
             let Some((name, value)) = self.split(&line)? else { continue };
             if name.len() > NAME_BYTES && !self.faults.has(Fault::NameUnlimited)
                 || value.len() > VALUE_BYTES && !self.faults.has(Fault::LineUnlimited)
             {
                 return Err(Refusal::limit("Header too long"));
             }
-            let name = self.unescape(name, version, connects)?;
+            let mut name = self.unescape(name, version, connects)?;
+            if self.faults.has(Fault::HeaderNamesInAnyCase) {
+                name.make_ascii_lowercase();
+            }
             frame.headers.push((name, self.value(value, version, connects)?));
         }
         if self.faults.has(Fault::LastHeaderCounts) {
@@ -334,6 +348,7 @@ impl Decoder {
                 Ok(None)
             }
             Ok(length) if length < 0 => bad,
+            Ok(0) if self.faults.has(Fault::ContentLengthZeroRefused) => bad,
             Ok(length) => match usize::try_from(length) {
                 Ok(length) if length <= FRAME_BYTES => Ok(Some(length)),
                 Ok(length) if self.faults.has(Fault::ContentLengthHugeAwaited) => Ok(Some(length)),
@@ -382,6 +397,9 @@ impl Decoder {
             Some(length) => length,
             None => nul(),
         };
+        if length > 100 * 1024 && self.faults.has(Fault::BodiesSmall) {
+            return Err(Refusal::too_big());
+        }
         if length <= FRAME_BYTES || content_length.is_none() {
             self.too_big(head.length + length)?;
         }

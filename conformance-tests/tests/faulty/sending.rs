@@ -64,6 +64,9 @@ impl State {
         let name = match transaction {
             // What is sent beside a transaction waits for nobody.
             None if self.faults.has(Fault::AllWaitsForCommit) => steps.keys().next().cloned(),
+            Some(_) if self.faults.has(Fault::LastTransactionTakesAll) => {
+                steps.keys().next_back().cloned()
+            }
             name => {
                 name.filter(|_| !self.faults.has(Fault::SendInTransactionAtOnce)).map(Into::into)
             }
@@ -110,11 +113,15 @@ impl State {
         let message = Arc::new(message);
         let queues = match &destination {
             Destination::Queue(name) => {
-                self.broker.declare(name);
-                vec![name.clone()]
+                let queue = self.queue(me, name);
+                self.broker.declare(&queue);
+                vec![queue]
             }
             Destination::Existing(name) => vec![name.clone()],
-            Destination::Topic(key) => self.broker.bound(key),
+            Destination::Topic(key) => {
+                self.broker.retain(key, &message);
+                self.broker.bound(key)
+            }
         };
         for queue in queues {
             self.broker.put(&queue, &message);
@@ -231,6 +238,9 @@ impl State {
             None if self.has(Fault::AbortUnknownTaken) => Vec::new(),
             None => return Err(Refusal::syntax("Bad transaction")),
         };
+        if self.has(Fault::AbortDropsAll) {
+            self.sessions[me].transactions.values_mut().for_each(Vec::clear);
+        }
         for step in steps {
             if self.has(Fault::AbortCommits) {
                 self.step(me, step);

@@ -84,6 +84,9 @@ pub(super) struct Session {
     /// How many there were, so that none is numbered twice.
     pub(super) subscribed: u64,
     pub(super) delivered: u64,
+    /// Of the first SEND that asked for one.
+    pub(super) first_receipt: Option<String>,
+    pub(super) subprotocol: Option<Version>,
     /// A frame whose effect is late.
     pub(super) late: Option<Frame>,
 }
@@ -105,7 +108,7 @@ impl State {
     }
 
     /// A new session, by its number.
-    pub(super) fn open(&mut self) -> usize {
+    pub(super) fn open(&mut self, subprotocol: Option<&str>) -> usize {
         let me = self.sessions.len();
         self.sessions.push(Session {
             name: format!("session-{me}"),
@@ -119,6 +122,11 @@ impl State {
             transactions: BTreeMap::new(),
             subscribed: 0,
             delivered: 0,
+            first_receipt: None,
+            subprotocol: subprotocol.and_then(|selected| {
+                let number = selected.strip_prefix('v')?.strip_suffix(".stomp")?;
+                Version::ALL.into_iter().find(|version| version.name().replace('.', "") == number)
+            }),
             late: None,
         });
         me
@@ -185,6 +193,14 @@ impl State {
         }
     }
 
+    /// The broker's name for a queue.
+    pub(super) fn queue(&self, me: usize, name: &str) -> String {
+        if self.has(Fault::QueuesArePerSession) {
+            return format!("{name} of {me}");
+        }
+        name.to_owned()
+    }
+
     fn over(&mut self, me: usize, frame: &Frame) -> Result<(), Refusal> {
         let closed = self.sessions[me].out.iter().any(|out| matches!(out, Out::Close(_)));
         let executed =
@@ -204,7 +220,12 @@ impl State {
     }
 
     fn connect(&mut self, me: usize, frame: &Frame) -> Result<(), Refusal> {
-        let version = self.negotiate(frame)?;
+        let mut version = self.negotiate(frame)?;
+        if let Some(of) = self.sessions[me].subprotocol
+            && self.has(Fault::SubprotocolDecides)
+        {
+            version = of;
+        }
         if frame.get("host").is_none() && version > Version::V10 && self.has(Fault::HostRequired) {
             return Err(Refusal::syntax("Missing header"));
         }
@@ -347,6 +368,12 @@ impl State {
         if self.has(Fault::ReceiptWithBody) {
             answer.body = b"done".to_vec();
         }
+        if frame.command == "SEND" {
+            let first = self.sessions[me].first_receipt.get_or_insert_with(|| id.to_owned());
+            if self.faults.has(Fault::FirstReceiptRepeated) {
+                answer.set("receipt-id", first);
+            }
+        }
         if self.has(Fault::ReceiptIdWrong) {
             answer.set("receipt-id", "receipt-1");
         }
@@ -418,7 +445,10 @@ impl State {
         let session = &mut self.sessions[me];
         session.phase = Phase::Over;
         session.transactions.clear();
-        let subscriptions = std::mem::take(&mut session.subscriptions);
+        let mut subscriptions = std::mem::take(&mut session.subscriptions);
+        if self.faults.has(Fault::EndedSessionsTakeMessages) {
+            session.subscriptions.append(&mut subscriptions);
+        }
         let unacked = std::mem::take(&mut session.unacked);
         for subscription in &subscriptions {
             let consumer = Consumer { session: me as u64, subscription: subscription.number };

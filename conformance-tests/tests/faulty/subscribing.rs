@@ -63,8 +63,9 @@ impl State {
         let own = format!("own-{}-{number}", session.name);
         let queue = match &destination {
             Destination::Queue(name) => {
-                self.broker.declare(name);
-                name.clone()
+                let queue = self.queue(me, name);
+                self.broker.declare(&queue);
+                queue
             }
             Destination::Existing(name) if self.broker.has(name) => name.clone(),
             Destination::Existing(_) => return Err(Refusal::limit("not_found")),

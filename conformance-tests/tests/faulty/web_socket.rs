@@ -19,8 +19,9 @@ const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
 
-/// The answer to a request for an upgrade (4.2.2); None where it is no such request.
-pub(super) fn upgrade(request: &str, faults: Faults) -> Option<String> {
+/// The answer to a request for an upgrade and the subprotocol (4.2.2); None where it is no such
+/// request.
+pub(super) fn upgrade(request: &str, faults: Faults) -> Option<(String, Option<String>)> {
     let header = |wanted: &str| {
         request.lines().skip(1).find_map(|line| {
             let (name, value) = line.split_once(':')?;
@@ -43,11 +44,12 @@ pub(super) fn upgrade(request: &str, faults: Faults) -> Option<String> {
         known.next()
     };
     let line = selected.map(|name| format!("Sec-WebSocket-Protocol: {name}\r\n"));
-    Some(format!(
+    let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Accept: {accept}\r\n{}\r\n",
         line.unwrap_or_default()
-    ))
+    );
+    Some((answer, selected.map(str::to_owned)))
 }
 
 /// A frame of the server, which is not masked.
@@ -69,9 +71,10 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A message: text where it is UTF-8, so that a browser gets a string.
-pub(super) fn message(bytes: &[u8], faults: Faults) -> Vec<u8> {
+pub(super) fn message(bytes: &[u8], client_sends_text: bool, faults: Faults) -> Vec<u8> {
     let text = !faults.has(Fault::BinaryAlways)
-        && (faults.has(Fault::TextAlways) || std::str::from_utf8(bytes).is_ok());
+        && (faults.has(Fault::TextAlways) || std::str::from_utf8(bytes).is_ok())
+        && (client_sends_text || !faults.has(Fault::KindFollowsClient));
     let opcode = if text { TEXT } else { BINARY };
     frame(opcode, bytes)
 }
@@ -93,7 +96,7 @@ pub(super) fn close(code: u16, faults: Faults) -> Vec<u8> {
 }
 
 pub(super) enum Event {
-    Message(Vec<u8>),
+    Message { text: bool, payload: Vec<u8> },
     Ping(Vec<u8>),
     Pong,
     Close,
@@ -246,7 +249,7 @@ impl Reader {
                 code::NOT_UTF8
             });
         }
-        Ok(Some(Event::Message(payload)))
+        Ok(Some(Event::Message { text: opcode == TEXT, payload }))
     }
 }
 

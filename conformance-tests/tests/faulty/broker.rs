@@ -86,9 +86,8 @@ impl Broker {
     pub(super) fn cancel(&mut self, queue: &str, consumer: Consumer) {
         let Some(found) = self.queues.get_mut(queue) else { return };
         found.consumers.retain(|other| *other != consumer);
-        if found.passing && found.consumers.is_empty() {
-            self.queues.remove(queue);
-        } else if found.consumers.is_empty() && self.faults.has(Fault::QueueGoesWithLastConsumer) {
+        let passing = found.passing || self.faults.has(Fault::QueueGoesWithLastConsumer);
+        if passing && found.consumers.is_empty() {
             self.queues.remove(queue);
         }
     }
@@ -133,8 +132,10 @@ impl Broker {
     pub(super) fn put_back(&mut self, queue: &str, stored: Stored) {
         let Some(queue) = self.queues.get_mut(queue) else { return };
         let stored = Stored { redelivered: true, ..stored };
+        if self.faults.has(Fault::ReturnsReversed) {
+            return queue.ready.push_front(stored);
+        }
         let at = queue.ready.iter().position(|other| other.place > stored.place);
-        let at = at.filter(|_| !self.faults.has(Fault::ReturnsAtEnd));
         queue.ready.insert(at.unwrap_or(queue.ready.len()), stored);
     }
 
@@ -148,10 +149,8 @@ impl Broker {
         let at = queue.consumers.iter().position(|consumer| takes(*consumer))?;
         let stored = queue.ready.pop_front()?;
         let consumer = queue.consumers.get(at).copied()?;
-        if !self.faults.has(Fault::FirstConsumerGetsAll) {
-            queue.consumers.remove(at);
-            queue.consumers.push_back(consumer);
-        }
+        queue.consumers.remove(at);
+        queue.consumers.push_back(consumer);
         Some((consumer, stored))
     }
 

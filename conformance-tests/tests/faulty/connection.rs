@@ -16,6 +16,8 @@ use super::session::{Beats, Out, Phase};
 use super::web_socket::{self, Event, Reader};
 
 const READ_BYTES: usize = 64 * 1024;
+/// More than any case needs.
+const TURNS: u32 = 20_000;
 /// From the first byte to CONNECT.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// From a frame's first byte to its last.
@@ -38,7 +40,8 @@ struct Line {
     heard: Instant,
     said: Instant,
     pinged: Option<Instant>,
-    client_sends_text: bool,
+    /// Whether the client's last message was text.
+    client_kind: Option<bool>,
     frame_since: Option<Instant>,
 }
 
@@ -68,13 +71,13 @@ pub(super) async fn serve(server: Arc<Server>, mut stream: DuplexStream, over_we
         heard: now,
         said: now,
         pinged: None,
-        client_sends_text: true,
+        client_kind: None,
         frame_since: None,
         server,
     };
     // An error is the end of the connection, and nobody is left to be told.
     line.run().await.unwrap_or_default();
-    line.server.with(|state| state.end(me));
+    line.server.with(|state| state.lost(me));
 }
 
 /// The WebSocket handshake and its subprotocol; None where it was no handshake.
@@ -97,7 +100,8 @@ impl Line {
     async fn run(&mut self) -> std::io::Result<()> {
         let wake = Arc::clone(&self.wake);
         let mut buffer = Vec::with_capacity(READ_BYTES);
-        loop {
+        // A fault must not make a test that never ends.
+        for _ in 0..TURNS {
             if !self.write_all().await? {
                 return Ok(());
             }
@@ -121,6 +125,7 @@ impl Line {
                 () = due => self.tick().await?,
             }
         }
+        panic!("a connection went round in circles")
     }
 
     /// Writes what the session has to say; whether the connection goes on.
@@ -134,13 +139,20 @@ impl Line {
             out = others;
             out.extend(messages.into_iter().rev());
         }
+        if self.faults.has(Fault::ReceiptsReversed) {
+            let is_receipt = |out: &Out| matches!(out, Out::Bytes(b) if b.starts_with(b"RECEIPT"));
+            let (receipts, others): (VecDeque<Out>, VecDeque<Out>) =
+                out.into_iter().partition(is_receipt);
+            out = receipts.into_iter().rev().collect();
+            out.extend(others);
+        }
         for out in out {
             match out {
                 Out::Bytes(bytes) if self.web_socket.is_some() => {
-                    let message = web_socket::message(&bytes, self.client_sends_text, self.faults);
-                    self.write(&message).await?;
+                    let message = web_socket::message(&bytes, self.client_kind, self.faults);
+                    self.say(&message).await?;
                 }
-                Out::Bytes(bytes) => self.write(&bytes).await?,
+                Out::Bytes(bytes) => self.say(&bytes).await?,
                 Out::Close(code) => {
                     self.close(code).await?;
                     return Ok(false);
@@ -150,7 +162,8 @@ impl Line {
         Ok(true)
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    /// Writes what is STOMP; a PING is no heart-beat.
+    async fn say(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.said = Instant::now();
         self.stream.write_all(bytes).await
     }
@@ -158,7 +171,7 @@ impl Line {
     /// RFC 6455, 7.1.1: the server closes first, once the client has answered.
     async fn close(&mut self, code: u16) -> std::io::Result<()> {
         if self.web_socket.is_some() && !self.faults.has(Fault::CloseWithoutFrame) {
-            self.write(&web_socket::close(code, self.faults)).await?;
+            self.stream.write_all(&web_socket::close(code, self.faults)).await?;
             let mut rest = vec![0; 4096];
             let answered = async {
                 while self.stream.read(&mut rest).await? > 0 {}
@@ -170,10 +183,6 @@ impl Line {
     }
 
     async fn arrived(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        let beat = bytes.iter().all(|byte| matches!(byte, b'\n' | b'\r'));
-        if !beat || !self.faults.has(Fault::ClientBeatsNotCounted) {
-            self.heard = Instant::now();
-        }
         let Some(mut reader) = self.web_socket.take() else {
             self.take(bytes);
             return Ok(());
@@ -188,16 +197,38 @@ impl Line {
         loop {
             match reader.next() {
                 Ok(None) => return Ok(()),
+                Ok(Some(Event::Message { payload, .. }))
+                    if payload.is_empty() && self.faults.has(Fault::EmptyMessageRefused) =>
+                {
+                    self.end(code::PROTOCOL);
+                    return Ok(());
+                }
+                Ok(Some(Event::Message { text, .. }))
+                    if self.client_kind.is_some_and(|kind| kind != text)
+                        && self.faults.has(Fault::KindMayNotChange) =>
+                {
+                    self.end(code::PROTOCOL);
+                    return Ok(());
+                }
                 Ok(Some(Event::Message { text, payload })) => {
-                    self.client_sends_text = text;
+                    self.client_kind = Some(text);
                     self.take(&payload);
                 }
                 Ok(Some(Event::Ping(payload))) => {
+                    self.heard = Instant::now();
                     if !self.faults.has(Fault::PingUnanswered) {
-                        self.write(&web_socket::pong(&payload, self.faults)).await?;
+                        let pong = web_socket::pong(&payload, self.faults);
+                        self.stream.write_all(&pong).await?;
                     }
                 }
-                Ok(Some(Event::Pong)) => self.pinged = None,
+                Ok(Some(Event::Pong)) => {
+                    self.heard = Instant::now();
+                    if self.pinged.take().is_none() && self.faults.has(Fault::PongUnaskedRefused) {
+                        self.end(code::PROTOCOL);
+                        return Ok(());
+                    }
+                }
+                Ok(Some(Event::Close)) if self.faults.has(Fault::CloseNotAnswered) => {}
                 Ok(Some(Event::Close)) => {
                     self.end(code::NORMAL);
                     return Ok(());
@@ -220,6 +251,12 @@ impl Line {
 
     /// Bytes of STOMP.
     fn take(&mut self, bytes: &[u8]) {
+        let beat = bytes.iter().all(|byte| matches!(byte, b'\n' | b'\r'));
+        let not_counted =
+            if beat { Fault::ClientBeatsNotCounted } else { Fault::ClientFramesNotCounted };
+        if !self.faults.has(not_counted) {
+            self.heard = Instant::now();
+        }
         self.decoder.push(bytes);
         let (me, decoder) = (self.me, &mut self.decoder);
         self.server.with(|state| {
@@ -238,8 +275,12 @@ impl Line {
                     }
                     Ok(None) => return,
                     Err(refusal) => {
-                        decoder.clear();
-                        return state.fail(me, &refusal);
+                        state.fail(me, &refusal);
+                        if !self.faults.has(Fault::FramesBehindNonsenseDone) {
+                            return decoder.clear();
+                        }
+                        state.sessions[me].goes_on = true;
+                        decoder.skip();
                     }
                 }
             }
@@ -312,14 +353,14 @@ impl Line {
             self.end(code::POLICY);
         } else if is_due(self.ping_at(beats)) {
             self.pinged = Some(now);
-            self.write(&web_socket::ping()).await?;
+            self.stream.write_all(&web_socket::ping()).await?;
         } else if is_due(self.beat_at(beats)) {
             let beat = b"\n";
             let bytes = match self.web_socket {
-                Some(_) => web_socket::message(beat, self.client_sends_text, self.faults),
+                Some(_) => web_socket::message(beat, self.client_kind, self.faults),
                 None => beat.to_vec(),
             };
-            self.write(&bytes).await?;
+            self.say(&bytes).await?;
         }
         Ok(())
     }

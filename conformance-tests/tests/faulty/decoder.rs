@@ -58,6 +58,13 @@ impl Decoder {
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Drops everything up to the next NUL, as a faulty server does that goes on after a mistake.
+    pub(super) fn skip(&mut self) {
+        let end =
+            self.bytes.iter().position(|byte| *byte == 0).map_or(self.bytes.len(), |at| at + 1);
+        self.bytes.drain(..end);
+    }
+
     /// Drops what has not been taken.
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
@@ -81,6 +88,8 @@ impl Decoder {
             return Ok(None);
         };
         self.bytes.drain(..used.min(self.bytes.len()));
+        // 1.0, "SUBSCRIBE": "The body of the SUBSCRIBE command is ignored."
+        let body = if frame.command == "SEND" { body } else { Vec::new() };
         if self.faults.has(Fault::OneFramePerRead) {
             self.bytes.clear();
         }
@@ -214,14 +223,26 @@ impl Decoder {
             let Some((name, value)) = self.split(&line)? else { continue };
             if name.len() > NAME_BYTES && !self.faults.has(Fault::NameUnlimited)
                 || value.len() > VALUE_BYTES && !self.faults.has(Fault::LineUnlimited)
+                || value.len() > 1024 && self.faults.has(Fault::ValuesShort)
             {
                 return Err(Refusal::limit("Header too long"));
             }
             let mut name = self.unescape(name, version, connects)?;
+            if self.faults.has(Fault::NamesTrimmed) {
+                name = name.trim().to_owned();
+            }
             if self.faults.has(Fault::HeaderNamesInAnyCase) {
                 name.make_ascii_lowercase();
             }
             frame.headers.push((name, self.value(value, version, connects)?));
+        }
+        let first = frame.headers.first().map(|(name, _)| name.as_str());
+        if frame.command == "SEND"
+            && first != Some("destination")
+            && frame.get("destination").is_some()
+            && self.faults.has(Fault::DestinationMustBeFirst)
+        {
+            return Err(Refusal::syntax("Missing destination"));
         }
         if self.faults.has(Fault::LastHeaderCounts) {
             frame.headers.reverse();
@@ -275,9 +296,10 @@ impl Decoder {
 
     /// 1.1 and 1.2 let no padding be trimmed; the examples of 1.0 have a space after the colon.
     fn value(&self, value: &str, version: Version, connects: bool) -> Result<String, Refusal> {
-        let value = if version == Version::V10 && self.version.is_some()
-            || self.faults.has(Fault::ValueTrimmed)
-        {
+        let padded = version == Version::V10
+            && self.version.is_some()
+            && !self.faults.has(Fault::PaddingKeptIn10);
+        let value = if padded || self.faults.has(Fault::ValueTrimmed) {
             value.trim_start_matches(' ')
         } else {
             value
@@ -295,6 +317,10 @@ impl Decoder {
         };
         if version == Version::V10 || self.faults.has(Fault::NoUnescape) {
             return Ok(text.to_owned());
+        }
+        if self.faults.has(Fault::UnescapedInPasses) {
+            let text = text.replace("\\\\", "\\").replace("\\n", "\n");
+            return Ok(text.replace("\\c", ":").replace("\\r", "\r"));
         }
         let mut out = String::new();
         let mut rest = text.chars();
@@ -349,6 +375,11 @@ impl Decoder {
             }
             Ok(length) if length < 0 => bad,
             Ok(0) if self.faults.has(Fault::ContentLengthZeroRefused) => bad,
+            Ok(1..)
+                if text.starts_with('0') && self.faults.has(Fault::ContentLengthZerosRefused) =>
+            {
+                bad
+            }
             Ok(length) => match usize::try_from(length) {
                 Ok(length) if length <= FRAME_BYTES => Ok(Some(length)),
                 Ok(length) if self.faults.has(Fault::ContentLengthHugeAwaited) => Ok(Some(length)),
@@ -374,7 +405,10 @@ impl Decoder {
     ) -> Result<Option<(Vec<u8>, usize)>, Refusal> {
         let rest = self.bytes.get(head.length..).unwrap_or_default();
         let may_have_body = frame.command == "SEND" || !CLIENT_COMMANDS.contains(&&*frame.command);
-        if !may_have_body && !self.faults.has(Fault::BodyAnywhere) {
+        let ignored = self.version == Some(Version::V10)
+            && !self.faults.has(Fault::BodyRefusedIn10)
+            || self.faults.has(Fault::BodyAnywhere);
+        if !may_have_body && !ignored {
             // 1.2, "Body": "Only the SEND, MESSAGE, and ERROR frames MAY have a body."
             return match (content_length.unwrap_or(0), rest.first()) {
                 (0, Some(0)) => Ok(Some((Vec::new(), head.length + 1))),

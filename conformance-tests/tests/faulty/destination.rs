@@ -105,6 +105,9 @@ pub(super) fn is_pattern(key: &str) -> bool {
 
 /// Whether a topic's key fits the pattern of a SUBSCRIBE.
 pub(super) fn fits(pattern: &str, key: &str, faults: Faults) -> bool {
+    if faults.has(Fault::TopicsByPrefix) && key.starts_with(pattern) {
+        return true;
+    }
     let pattern: Vec<&str> = pattern.split('.').collect();
     let key: Vec<&str> = key.split('.').collect();
     words_fit(&pattern, &key, faults)

@@ -55,9 +55,7 @@ pub(super) fn encode(frame: &Frame, version: Version, faults: Faults) -> Vec<u8>
     if faults.has(Fault::CommandLowerCase) {
         out.make_ascii_lowercase();
     }
-    let eol: &[u8] =
-        if faults.has(Fault::CrlfWrittenIn11) && version != Version::V12 { b"\r\n" } else { b"\n" };
-    out.extend_from_slice(eol);
+    out.push(b'\n');
     for (name, value) in &frame.headers {
         let escaped_name = if faults.has(Fault::NamesNotEscaped) { Version::V10 } else { version };
         escape(&mut out, name, escaped_name, faults);
@@ -66,9 +64,9 @@ pub(super) fn encode(frame: &Frame, version: Version, faults: Faults) -> Vec<u8>
             out.push(b' ');
         }
         escape(&mut out, value, version, faults);
-        out.extend_from_slice(eol);
+        out.push(b'\n');
     }
-    out.extend_from_slice(eol);
+    out.push(b'\n');
     out.extend_from_slice(&frame.body);
     if !faults.has(Fault::NulMissing) {
         out.push(0);
@@ -87,9 +85,6 @@ fn escape(out: &mut Vec<u8>, text: &str, version: Version, faults: Faults) {
                 out.push(byte);
             }
             (b'\r', Version::V12) if faults.has(Fault::CarriageReturnNotEscaped) => out.push(byte),
-            (b'\r', Version::V11) if faults.has(Fault::CarriageReturnEscapedIn11) => {
-                out.extend_from_slice(b"\\r");
-            }
             (b'\n' | b'\r', Version::V10) if faults.has(Fault::NoEscape) => out.push(byte),
             (b'\n', Version::V11 | Version::V12) => out.extend_from_slice(b"\\n"),
             (b':', Version::V11 | Version::V12) => out.extend_from_slice(b"\\c"),

@@ -14,11 +14,19 @@ use super::{Fault, Faults, Server};
 /// Each has a clock of its own, which stands still while there is something to do.
 const THREADS: usize = 2;
 /// A fault that a larger share of all cases sees says little about any of them.
-const CRUDE: usize = 10;
-/// Crude as it is, the fault is what the case is about: hardly a case gets along without it.
-const ITS_OWN: [(&str, Fault); 2] = [
+const CRUDE: usize = 20;
+/// Faults that are what the case is about, though others need it too: hardly a case gets along
+/// without the RECEIPT of its SUBSCRIBE.
+const ITS_OWN: [(&str, Fault); 9] = [
+    ("ack-header", Fault::AckHeaderMissing),
+    ("ack-header-individual", Fault::AckHeaderMissing),
     ("connect-one-version", Fault::ConnectedWithoutVersion),
+    ("error-message", Fault::ErrorWithoutMessage),
+    ("message-subscription-1-0", Fault::MessageWithoutSubscription),
+    ("receipt-after-effect", Fault::SubscribeLate),
     ("receipt-subscribe", Fault::ReceiptOfSubscribeLost),
+    ("send-between-sessions", Fault::QueuesArePerSession),
+    ("subscribe-in-order", Fault::SubscribeOvertaken),
 ];
 
 type Place = (Version, Transport);

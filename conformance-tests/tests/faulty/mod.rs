@@ -8,6 +8,7 @@
 //! ```
 
 mod broker;
+mod connecting;
 mod connection;
 mod decoder;
 mod destination;

@@ -14,7 +14,7 @@ with one mistake at a time, and must fail with some of them. `cargo test -p conf
 that in a few seconds, and compares this page, which `UPDATE=1 cargo test -p conformance-tests
 --test every_case_can_fail` writes.
 
-Mistakes marked * are seen by more than a tenth of all cases: they show little about any of them,
+Mistakes marked * are seen by more than a twentieth of all cases: they show little about any of them,
 so no case may live by them alone.
 ";
 

@@ -120,7 +120,11 @@ impl State {
             Destination::Existing(name) => vec![name.clone()],
             Destination::Topic(key) => {
                 self.broker.retain(key, &message);
-                self.broker.bound(key)
+                let mut queues = self.broker.bound(key);
+                if self.has(Fault::TopicsAreQueues) {
+                    queues.push(key.clone());
+                }
+                queues
             }
         };
         for queue in queues {
@@ -140,9 +144,8 @@ impl State {
             "message-id" => Fault::ForgedMessageIdPasses,
             "ack" => Fault::ForgedAckPasses,
             "redelivered" => Fault::ForgedRedeliveredPasses,
-            "receipt" => Fault::ReceiptPasses,
             "transaction" => Fault::TransactionPasses,
-            "destination" | "content-length" => return false,
+            "destination" | "content-length" | "receipt" => return false,
             "content-type" => return !self.has(Fault::ContentTypeLost),
             _ => return !self.has(Fault::PropertiesLost),
         };
@@ -187,7 +190,14 @@ impl State {
 
     pub(super) fn begin(&mut self, me: usize, frame: &Frame) -> Result<(), Refusal> {
         let Some(name) = self.transaction(frame)? else { return Ok(()) };
-        if self.is_open(me, &name) && !self.has(Fault::BeginTwiceTaken) {
+        let elsewhere = self.sessions.iter().any(|s| s.transactions.contains_key(&name));
+        if self.is_open(me, &name) && !self.has(Fault::BeginTwiceTaken)
+            || elsewhere && self.has(Fault::TransactionIdsShared)
+        {
+            return Err(Refusal::syntax("Bad transaction"));
+        }
+        let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if !plain && self.has(Fault::TransactionIdsPlain) {
             return Err(Refusal::syntax("Bad transaction"));
         }
         let open = &mut self.sessions[me].transactions;
@@ -217,10 +227,6 @@ impl State {
         };
         if self.has(Fault::CommitReversed) {
             steps.reverse();
-        }
-        if self.has(Fault::TransactionsMixed) {
-            let open = self.sessions[me].transactions.values_mut();
-            steps.extend(open.flat_map(std::mem::take));
         }
         for step in steps {
             if !self.has(Fault::CommitDoesNothing) {

@@ -1,7 +1,7 @@
-//! What sessions have and are told. CONNECT, DISCONNECT, RECEIPT and ERROR are here; what else a
-//! frame does is in `sending`, `subscribing` and `settling`.
+//! What sessions have and are told. DISCONNECT, RECEIPT and ERROR are here; what else a frame does
+//! is in `connecting`, `sending`, `subscribing` and `settling`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -84,8 +84,14 @@ pub(super) struct Session {
     /// How many there were, so that none is numbered twice.
     pub(super) subscribed: u64,
     pub(super) delivered: u64,
+    /// Of these those that need an ACK.
+    pub(super) given: BTreeSet<u64>,
+    /// Frames are done although it is over.
+    pub(super) goes_on: bool,
     /// Of the first SEND that asked for one.
     pub(super) first_receipt: Option<String>,
+    /// All that were asked for.
+    pub(super) receipts: BTreeSet<String>,
     pub(super) subprotocol: Option<Version>,
     /// A frame whose effect is late.
     pub(super) late: Option<Frame>,
@@ -96,11 +102,13 @@ pub(super) struct State {
     pub(super) faults: Faults,
     pub(super) broker: Broker,
     pub(super) sessions: Vec<Session>,
+    /// Nobody is served any more.
+    blocked: bool,
 }
 
 impl State {
     pub(super) fn new(faults: Faults) -> Self {
-        Self { faults, broker: Broker::new(faults), sessions: Vec::new() }
+        Self { faults, broker: Broker::new(faults), sessions: Vec::new(), blocked: false }
     }
 
     pub(super) fn has(&self, fault: Fault) -> bool {
@@ -122,7 +130,10 @@ impl State {
             transactions: BTreeMap::new(),
             subscribed: 0,
             delivered: 0,
+            given: BTreeSet::new(),
+            goes_on: false,
             first_receipt: None,
+            receipts: BTreeSet::new(),
             subprotocol: subprotocol.and_then(|selected| {
                 let number = selected.strip_prefix('v')?.strip_suffix(".stomp")?;
                 Version::ALL.into_iter().find(|version| version.name().replace('.', "") == number)
@@ -133,7 +144,11 @@ impl State {
     }
 
     pub(super) fn frame(&mut self, me: usize, frame: &Frame) {
-        if let Some(late) = self.sessions[me].late.take() {
+        if self.blocked {
+            return;
+        }
+        let mut late = self.sessions[me].late.take();
+        if let Some(late) = late.take_if(|_| !self.faults.has(Fault::SubscribeOvertaken)) {
             self.late(me, &late);
         }
         let connects = matches!(frame.command.as_str(), "CONNECT" | "STOMP");
@@ -149,6 +164,9 @@ impl State {
             let receipt = refusal.receipt.or_else(|| frame.get("receipt").map(str::to_owned));
             self.fail(me, &Refusal { receipt, ..refusal });
         }
+        if let Some(late) = late {
+            self.late(me, &late);
+        }
     }
 
     /// Whether a frame is taken although nobody has said who he is.
@@ -158,7 +176,10 @@ impl State {
             "SUBSCRIBE" => self.has(Fault::SubscribeBeforeConnectTaken),
             "UNSUBSCRIBE" => self.has(Fault::UnsubscribeBeforeConnectTaken),
             "BEGIN" => self.has(Fault::BeginBeforeConnectTaken),
+            "COMMIT" => self.has(Fault::CommitBeforeConnectTaken),
+            "ABORT" => self.has(Fault::AbortBeforeConnectTaken),
             "ACK" => self.has(Fault::AckBeforeConnectTaken),
+            "NACK" => self.has(Fault::NackBeforeConnectTaken),
             "DISCONNECT" => self.has(Fault::DisconnectBeforeConnectTaken),
             "CONNECTED" => self.has(Fault::ConnectedBeforeConnectTaken),
             _ => false,
@@ -205,7 +226,8 @@ impl State {
         let closed = self.sessions[me].out.iter().any(|out| matches!(out, Out::Close(_)));
         let executed =
             if closed { Fault::FramesAfterEndExecuted } else { Fault::ErrorWithoutClose };
-        if self.has(executed) { self.connected(me, frame) } else { Ok(()) }
+        let goes_on = self.sessions[me].goes_on;
+        if self.has(executed) || goes_on { self.connected(me, frame) } else { Ok(()) }
     }
 
     fn late(&mut self, me: usize, frame: &Frame) {
@@ -219,125 +241,9 @@ impl State {
         done.unwrap_or_default();
     }
 
-    fn connect(&mut self, me: usize, frame: &Frame) -> Result<(), Refusal> {
-        let mut version = self.negotiate(frame)?;
-        if let Some(of) = self.sessions[me].subprotocol
-            && self.has(Fault::SubprotocolDecides)
-        {
-            version = of;
-        }
-        if frame.get("host").is_none() && version > Version::V10 && self.has(Fault::HostRequired) {
-            return Err(Refusal::syntax("Missing header"));
-        }
-        let known = ["accept-version", "host", "login", "passcode", "heart-beat", "receipt"];
-        let unknown = frame.headers.iter().any(|(name, _)| !known.contains(&name.as_str()));
-        if unknown && self.has(Fault::UnknownConnectHeaderRefused) {
-            return Err(Refusal::syntax("Invalid header"));
-        }
-        let is_account = frame.get("login") == Some(super::LOGIN)
-            && frame.get("passcode") == Some(super::PASSCODE);
-        if !is_account && !self.has(Fault::AnybodyConnects) {
-            return Err(Refusal::limit("Bad CONNECT"));
-        }
-        let offer = if self.has(Fault::OfferIsZero) { "0,0" } else { "10000,10000" };
-        let beats =
-            self.agree(frame.get("heart-beat").filter(|_| version > Version::V10), offer)?;
-        let session = &mut self.sessions[me];
-        session.version = version;
-        session.phase = Phase::Connected;
-        session.beats = beats;
-        let mut answer = Frame::new("CONNECTED");
-        answer = answer.with("version", version.name()).with("heart-beat", offer);
-        answer = answer.with("server", "faulty/1.0").with("session", &session.name);
-        for (fault, name) in [
-            (Fault::ConnectedWithoutVersion, "version"),
-            (Fault::ConnectedWithoutHeartBeat, "heart-beat"),
-            (Fault::ConnectedWithoutServer, "server"),
-            (Fault::ConnectedWithoutSession, "session"),
-        ] {
-            if self.has(fault) {
-                answer.remove(name);
-            }
-        }
-        if self.has(Fault::ConnectedWithBody) {
-            answer.body = b"welcome".to_vec();
-        }
-        self.say(me, &answer);
-        Ok(())
-    }
-
-    /// 1.2, "Protocol Negotiation": the highest that both have; 1.0 where the client names none.
-    fn negotiate(&self, frame: &Frame) -> Result<Version, Refusal> {
-        let Some(list) = frame.get("accept-version") else {
-            return match () {
-                () if self.has(Fault::AcceptVersionRequired) => {
-                    Err(Refusal::syntax("Version mismatch"))
-                }
-                () if self.has(Fault::NoAcceptVersionIs12) => Ok(Version::V12),
-                () => Ok(Version::V10),
-            };
-        };
-        let trimmed = !self.has(Fault::SpacesInVersionsKept);
-        let named = list.split(',').map(|name| if trimmed { name.trim() } else { name });
-        let lowest = if self.has(Fault::Version10NotKnown) { Version::V11 } else { Version::V10 };
-        let known = named.filter_map(|name| Version::ALL.into_iter().find(|v| v.name() == name));
-        let known = known.filter(|version| *version >= lowest);
-        let known: Vec<Version> = known.collect();
-        let chosen = if self.has(Fault::LowestVersionChosen) {
-            known.iter().min()
-        } else if self.has(Fault::FirstVersionChosen) {
-            known.first()
-        } else if self.has(Fault::LastVersionChosen) {
-            known.last()
-        } else {
-            known.iter().max()
-        };
-        match chosen {
-            _ if self.has(Fault::Version12Always) => Ok(Version::V12),
-            None if self.has(Fault::NoCommonVersionTaken) => Ok(Version::V12),
-            None => Err(Refusal::syntax("Version mismatch")),
-            Some(version) => Ok(*version),
-        }
-    }
-
-    /// 1.2, "Heart-beating": `MAX(<sx>,<cy>)`, none where either is 0.
-    fn agree(&self, wish: Option<&str>, offer: &str) -> Result<Beats, Refusal> {
-        let numbers = |text: &str| {
-            let (can, wants) = text.split_once(',')?;
-            let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
-            let is_number = digits(can) && digits(wants);
-            is_number.then_some(())?;
-            Some((can.parse::<u32>().ok()?, wants.parse::<u32>().ok()?))
-        };
-        let wish = wish.unwrap_or("0,0");
-        let wish = match numbers(wish) {
-            Some(wish) => wish,
-            None if self.has(Fault::BadHeartBeatTaken) => (0, 0),
-            None if wish.starts_with('-') && self.has(Fault::NegativeHeartBeatTaken) => (0, 0),
-            None => return Err(Refusal::syntax("Processing error")),
-        };
-        let (can, wants) = numbers(offer).unwrap_or((0, 0));
-        let interval = |can: u32, wants: u32| {
-            (can > 0 && wants > 0).then(|| Duration::from_millis(can.max(wants).into()))
-        };
-        Ok(Beats { of_server: interval(can, wish.1), of_client: interval(wish.0, wants) })
-    }
-
-    fn connect_again(&mut self, me: usize, frame: &Frame) -> Result<(), Refusal> {
-        if self.has(Fault::SecondConnectTaken)
-            || frame.command == "STOMP" && self.has(Fault::SecondStompTaken)
-        {
-            return self.connect(me, frame);
-        }
-        Err(Refusal::syntax("Already connected"))
-    }
-
     fn disconnect(&mut self, me: usize, frame: &Frame) {
-        if self.has(Fault::OpenTransactionsCommitted) {
-            let open = std::mem::take(&mut self.sessions[me].transactions);
-            for step in open.into_values().flatten() {
-                self.step(me, step);
-            }
+        if self.has(Fault::DisconnectCommits) {
+            self.commit_open(me);
         }
         if self.has(Fault::DisconnectIgnored) {
             return self.receipt(me, frame);
@@ -352,7 +258,7 @@ impl State {
     /// Answers a frame that asked for it, once it is done.
     pub(super) fn receipt(&mut self, me: usize, frame: &Frame) {
         let lost = match frame.command.as_str() {
-            "SEND" if frame.get("transaction").is_some() => Fault::ReceiptInTransactionLost,
+            "SEND" | "ACK" if frame.get("transaction").is_some() => Fault::ReceiptInTransactionLost,
             "SEND" => Fault::ReceiptOfSendLost,
             "SUBSCRIBE" => Fault::ReceiptOfSubscribeLost,
             "UNSUBSCRIBE" => Fault::ReceiptOfUnsubscribeLost,
@@ -364,6 +270,10 @@ impl State {
             _ => Fault::ReceiptOfDisconnectLost,
         };
         let Some(id) = frame.get("receipt").filter(|_| !self.has(lost)) else { return };
+        let is_new = self.sessions[me].receipts.insert(id.to_owned());
+        if !is_new && self.faults.has(Fault::ReceiptIdsOnce) {
+            return;
+        }
         let mut answer = Frame::new("RECEIPT").with("receipt-id", id);
         if self.has(Fault::ReceiptWithBody) {
             answer.body = b"done".to_vec();
@@ -373,6 +283,9 @@ impl State {
             if self.faults.has(Fault::FirstReceiptRepeated) {
                 answer.set("receipt-id", first);
             }
+        }
+        if self.faults.has(Fault::ReceiptIdCut) {
+            answer.set("receipt-id", &id.chars().take(64).collect::<String>());
         }
         if self.has(Fault::ReceiptIdWrong) {
             answer.set("receipt-id", "receipt-1");
@@ -397,6 +310,7 @@ impl State {
             (Fault::ErrorWithoutMessage, "message"),
             (Fault::ErrorWithoutVersions, "version"),
             (Fault::ErrorWithoutReceiptId, "receipt-id"),
+            (Fault::ErrorWithoutContentType, "content-type"),
         ] {
             if self.has(fault) {
                 error.remove(name);
@@ -405,6 +319,14 @@ impl State {
         error.body = refusal.message.as_bytes().to_vec();
         if self.has(Fault::ErrorWithoutClose) {
             return self.say(me, &error);
+        }
+        if self.has(Fault::ErrorEndsAll) {
+            for other in (0..self.sessions.len()).filter(|other| *other != me) {
+                self.close(other, code::POLICY);
+            }
+        }
+        if self.has(Fault::ErrorCommits) {
+            self.commit_open(me);
         }
         if !self.has(Fault::CloseWithoutError) {
             self.say(me, &error);
@@ -426,7 +348,9 @@ impl State {
             let length = frame.body.len() + usize::from(self.faults.has(Fault::LengthWrittenWrong));
             frame = frame.with("content-length", &length.to_string());
         }
-        if frame.command == "MESSAGE" && self.faults.has(Fault::LengthNotWritten) {
+        if frame.command == "MESSAGE" && self.faults.has(Fault::LengthNotWritten)
+            || frame.command == "ERROR" && self.faults.has(Fault::ErrorWithoutContentLength)
+        {
             frame.remove("content-length");
         }
         session.out.push_back(Out::Bytes(encode(&frame, session.version, self.faults)));
@@ -440,9 +364,26 @@ impl State {
         session.wake.notify_one();
     }
 
+    /// Does what only a faulty server does with transactions that were not committed.
+    fn commit_open(&mut self, me: usize) {
+        let open = std::mem::take(&mut self.sessions[me].transactions);
+        for step in open.into_values().flatten() {
+            self.step(me, step);
+        }
+    }
+
+    /// The connection of a session is gone.
+    pub(super) fn lost(&mut self, me: usize) {
+        if self.has(Fault::LostSocketCommits) {
+            self.commit_open(me);
+        }
+        self.end(me);
+    }
+
     /// Gives back what a session had, however it ended.
     pub(super) fn end(&mut self, me: usize) {
         let session = &mut self.sessions[me];
+        self.blocked |= session.phase == Phase::Start && self.faults.has(Fault::GoneClientBlocks);
         session.phase = Phase::Over;
         session.transactions.clear();
         let mut subscriptions = std::mem::take(&mut session.subscriptions);

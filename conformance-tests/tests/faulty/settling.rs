@@ -16,7 +16,15 @@ impl State {
             return Err(Refusal::syntax("Missing header"));
         };
         let (of, number) = given(id).unwrap_or((usize::MAX, 0));
-        let never = of != me || number > self.sessions[me].delivered || number == 0;
+        let given = self.sessions[me].given.contains(&number)
+            || number <= self.sessions[me].delivered && self.has(Fault::AckInAutoTaken);
+        let never = of != me || !given;
+        if self.sessions[me].version == Version::V11
+            && frame.get("subscription").is_none()
+            && self.has(Fault::AckNeedsSubscription)
+        {
+            return Err(Refusal::syntax("Missing header"));
+        }
         let of_another = never && of < self.sessions.len() && self.has(Fault::AckOfAnotherTaken);
         let passes = match frame.command.as_str() {
             "NACK" => Fault::NackOfUnknownTaken,
@@ -26,6 +34,13 @@ impl State {
             return Err(Refusal::syntax("Subscription not found"));
         }
         let unacked = self.sessions[me].unacked.iter().find(|unacked| unacked.number == number);
+        if unacked.is_none() && !never && self.has(Fault::SecondAckRefused) {
+            return Err(Refusal::syntax("Subscription not found"));
+        }
+        if unacked.is_some_and(|u| u.queue.starts_with("own-")) && self.has(Fault::TopicAckRefused)
+        {
+            return Err(Refusal::syntax("Subscription not found"));
+        }
         let subscribed = unacked.is_some_and(|unacked| {
             self.sessions[me].subscriptions.iter().any(|s| s.number == unacked.subscription)
         });
@@ -33,10 +48,11 @@ impl State {
             return Err(Refusal::syntax("Subscription not found"));
         }
         if let Some(name) = frame.get("transaction") {
-            if !self.is_open(me, name) {
+            let open = self.is_open(me, name);
+            if !open && !self.has(Fault::AckInUnknownTransactionTaken) {
                 return Err(Refusal::syntax("Bad transaction"));
             }
-            if !self.has(Fault::AckInTransactionAtOnce) {
+            if open && !self.has(Fault::AckInTransactionAtOnce) {
                 let steps = &mut self.sessions[me].transactions;
                 steps.entry(name.into()).or_default().push(Step::Settle(frame.clone()));
                 self.receipt(me, frame);
@@ -50,7 +66,7 @@ impl State {
 
     /// What the frame names: 1.2 the MESSAGE's `ack`, 1.1 and 1.0 its `message-id`.
     fn acked<'a>(&self, me: usize, frame: &'a Frame) -> Option<&'a str> {
-        let by_id = self.sessions[me].version == Version::V12;
+        let by_id = self.sessions[me].version == Version::V12 || self.has(Fault::AckAlwaysById);
         frame.get(if by_id { "id" } else { "message-id" })
     }
 
@@ -75,14 +91,14 @@ impl State {
         let taken = |unacked: &Unacked| {
             let before =
                 unacked.number < number && (everywhere || unacked.subscription == subscription);
-            unacked.number == number || cumulative && before
+            unacked.number == number || cumulative && before || faults.has(Fault::AckSettlesAll)
         };
         let (settled, kept) = std::mem::take(&mut session.unacked).into_iter().partition(taken);
         session.unacked = kept;
         let settled: Vec<Unacked> = settled;
         let queues: Vec<String> = settled.iter().map(|unacked| unacked.queue.clone()).collect();
         let comes_again = frame.command == "NACK"
-            && frame.get("requeue") != Some("false")
+            && (frame.get("requeue") != Some("false") || self.has(Fault::RequeueIgnored))
             && !self.has(Fault::NackIsAck);
         for Unacked { queue, stored, .. } in settled {
             if comes_again {

@@ -19,7 +19,15 @@ impl State {
             None if self.has(Fault::SubscribeWithoutDestinationTaken) => return Ok(()),
             None => return Err(self.missing_destination(frame)),
         };
+        let mut frame = frame.clone();
+        if frame.get("id") == Some("0") && self.has(Fault::IdZeroIsNone) {
+            frame.remove("id");
+        }
+        let frame = &frame;
         let id = frame.get("id");
+        if id.is_some_and(|id| id.len() > 64) && self.has(Fault::IdsShort) {
+            return Err(Refusal::limit("Header too long"));
+        }
         let session = &self.sessions[me];
         let needs_id = session.version > Version::V10 || self.has(Fault::IdRequiredIn10);
         if id.is_none() && needs_id && !self.has(Fault::SubscribeWithoutIdTaken) {
@@ -36,9 +44,7 @@ impl State {
         if frame.get("selector").is_some() && self.has(Fault::SelectorRefused) {
             return Err(Refusal::syntax("Invalid header"));
         }
-        if self.sessions[me].subscriptions.len() >= SUBSCRIPTIONS
-            && !self.has(Fault::SubscriptionsUnlimited)
-        {
+        if self.sessions[me].subscriptions.len() >= SUBSCRIPTIONS {
             return Err(Refusal::limit("Too many subscriptions"));
         }
         Destination::parse(text, self.faults)?;
@@ -47,6 +53,10 @@ impl State {
         }
         if self.has(Fault::SubscribeLate) {
             self.receipt(me, frame);
+        }
+        if self.has(Fault::SubscribeLate)
+            || frame.get("receipt").is_none() && self.has(Fault::SubscribeOvertaken)
+        {
             self.sessions[me].late = Some(frame.clone());
             return Ok(());
         }
@@ -120,6 +130,9 @@ impl State {
         let by_destination =
             |text| session.subscriptions.iter().position(|s| s.destination == text);
         let found = match (frame.get("id"), frame.get("destination")) {
+            (Some(id), _) if self.has(Fault::UnsubscribeEndsLast) => {
+                session.by_id(id).map(|_| session.subscriptions.len() - 1)
+            }
             (Some(id), _) => session.by_id(id),
             (None, Some(text)) if session.version == Version::V10 => by_destination(text),
             _ if self.has(Fault::UnsubscribeWithoutIdTaken) => None,
@@ -189,6 +202,7 @@ impl State {
         if ack != AckMode::Auto {
             let (queue, stored) = (queue.to_owned(), stored.clone());
             let subscription = consumer.subscription;
+            session.given.insert(number);
             session.unacked.push(Unacked { number, subscription, ack, queue, stored });
         }
         let message = self.message(me, number, id, ack, stored);
@@ -213,12 +227,11 @@ impl State {
         }
         let number = if self.has(Fault::MessageIdsRepeat) { 1 } else { number };
         message = message.with("message-id", &format!("{}-{number}", session.name));
-        if stored.redelivered {
-            message = message.with("redelivered", "true");
-        }
+        message = message.with("redelivered", if stored.redelivered { "true" } else { "false" });
         // 1.2, "MESSAGE": "If the message is received from a subscription that requires explicit
         // acknowledgment ... then the MESSAGE frame MUST also contain an ack header".
-        if ack != AckMode::Auto && session.version == Version::V12 {
+        let needed = ack != AckMode::Auto || self.has(Fault::AckHeaderInAuto);
+        if needed && (session.version == Version::V12 || self.has(Fault::AckHeaderBefore12)) {
             message = message.with("ack", &format!("{}-{number}", session.name));
         }
         // A header that is passed on although it is the server's own comes first, and counts.
@@ -261,6 +274,17 @@ impl State {
         }
         if self.has(Fault::BodyMadeText) {
             message.body = String::from_utf8_lossy(&message.body).into_owned().into_bytes();
+        }
+        if self.has(Fault::EscapesInBody) {
+            let text = String::from_utf8_lossy(&message.body).replace("\\n", "\n");
+            message.body = text.replace("\\c", ":").into_bytes();
+        }
+        if self.has(Fault::DestinationLowerCased) {
+            let text = message.get("destination").unwrap_or_default().to_lowercase();
+            message.set("destination", &text);
+        }
+        if self.has(Fault::ContentTypeGuessed) && message.get("content-type").is_none() {
+            message.set("content-type", "text/plain");
         }
         if self.has(Fault::EmptyBodyFilled) && message.body.is_empty() {
             message.body = b"null".to_vec();

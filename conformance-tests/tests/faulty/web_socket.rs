@@ -71,10 +71,10 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A message: text where it is UTF-8, so that a browser gets a string.
-pub(super) fn message(bytes: &[u8], client_sends_text: bool, faults: Faults) -> Vec<u8> {
+pub(super) fn message(bytes: &[u8], client_kind: Option<bool>, faults: Faults) -> Vec<u8> {
     let text = !faults.has(Fault::BinaryAlways)
         && (faults.has(Fault::TextAlways) || std::str::from_utf8(bytes).is_ok())
-        && (client_sends_text || !faults.has(Fault::KindFollowsClient));
+        && (client_kind != Some(false) || !faults.has(Fault::KindFollowsClient));
     let opcode = if text { TEXT } else { BINARY };
     frame(opcode, bytes)
 }
@@ -210,6 +210,7 @@ impl Reader {
         let (code, reason) = match payload {
             [] => return Ok(Event::Close),
             [a, b, reason @ ..] => (u16::from_be_bytes([*a, *b]), reason),
+            [_] if self.faults.has(Fault::CloseOfOneByteTaken) => return Ok(Event::Close),
             [_] => return Err(code::PROTOCOL),
         };
         let allowed = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
@@ -234,7 +235,7 @@ impl Reader {
             }
             None => (frame.opcode, frame.payload, 1),
         };
-        if fragments > FRAGMENTS && !self.faults.has(Fault::FragmentsUnlimited) {
+        if fragments > FRAGMENTS {
             return Err(code::POLICY);
         }
         if !frame.last {

@@ -11,18 +11,31 @@
 
 mod compare;
 mod connection;
+mod dial;
+mod expected;
 mod play;
+mod preflight;
 mod profile;
 mod reader;
 mod report;
 mod runner;
+mod secrets;
+mod target;
 mod template;
+mod tls;
+mod trace;
 mod transcript;
 mod transcripts;
+mod wrong;
 
-pub use connection::Stream;
-pub use profile::{Difference, Profile, ProfileError};
-pub use report::{Failure, Outcome, Report, Verdict};
-pub use runner::{Filter, Runner, Target, TargetError, run_all};
+pub use dial::Stream;
+pub use expected::{Difference, Expected, ExpectedError};
+pub use preflight::{Greeting, PreflightError, preflight};
+pub use profile::{Profile, ProfileError};
+pub use report::{Counts, Failure, Outcome, Report, Verdict};
+pub use runner::{Filter, Runner, Running, run_all};
+pub use target::{Target, TargetError};
+pub use tls::{Tls, TlsError};
+pub use trace::TraceLine;
 pub use transcript::{Case, Level, ParseError, Transport, Version, parse};
 pub use transcripts::all_cases;

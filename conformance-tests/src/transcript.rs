@@ -31,7 +31,9 @@ impl Version {
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    /// The version of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|version| version.name() == name)
     }
 }
@@ -60,7 +62,9 @@ impl Transport {
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    /// The transport of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|transport| transport.name() == name)
     }
 }
@@ -90,7 +94,9 @@ impl Level {
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    /// The level of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|level| level.name() == name)
     }
 }
@@ -137,6 +143,11 @@ impl Case {
             scripts: vec![script.clone()],
         })
     }
+}
+
+/// What a case in one version over one transport is called.
+pub(crate) fn name(id: &str, version: Version, transport: Transport) -> String {
+    format!("{id}/{}/{}", version.name(), transport.name())
 }
 
 /// One step of a case.
@@ -208,6 +219,15 @@ pub(crate) enum MessageKind {
     Binary,
 }
 
+impl fmt::Display for MessageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Binary => "binary",
+        })
+    }
+}
+
 /// What a frame must look like.
 #[derive(Clone, Debug)]
 pub(crate) struct FramePattern {
@@ -219,6 +239,20 @@ pub(crate) struct FramePattern {
     /// Whether headers that are not listed are allowed.
     pub(crate) open: bool,
     pub(crate) body: Template,
+}
+
+impl FramePattern {
+    /// A frame of that command, whatever else is in it.
+    pub(crate) fn of(command: &str) -> Self {
+        Self {
+            line: 0,
+            command: command.into(),
+            headers: Vec::new(),
+            absent: Vec::new(),
+            open: true,
+            body: Template::any(),
+        }
+    }
 }
 
 /// What is wrong with a transcript, and where.

@@ -64,8 +64,8 @@ impl Broker {
 
     pub(super) fn bind(&mut self, queue: &str, pattern: &str) {
         self.queues.entry(queue.into()).or_default().binding = Some(pattern.into());
-        if self.faults.has(Fault::TopicRetains)
-            && let Some(frame) = self.last.get(pattern).cloned()
+        if let Some(frame) = self.last.get(pattern).cloned()
+            && self.faults.has(Fault::TopicRetains)
         {
             self.put(queue, &frame);
         }
@@ -86,8 +86,9 @@ impl Broker {
     pub(super) fn cancel(&mut self, queue: &str, consumer: Consumer) {
         let Some(found) = self.queues.get_mut(queue) else { return };
         found.consumers.retain(|other| *other != consumer);
-        let passing = found.passing || self.faults.has(Fault::QueueGoesWithLastConsumer);
-        if passing && found.consumers.is_empty() {
+        if found.consumers.is_empty()
+            && (found.passing || self.faults.has(Fault::QueueGoesWithLastConsumer))
+        {
             self.queues.remove(queue);
         }
     }
@@ -103,10 +104,10 @@ impl Broker {
                 queue.held = Some(stored);
                 return;
             }
-            if self.faults.has(Fault::QueueKeepsNothing) && queue.consumers.is_empty() {
+            if queue.consumers.is_empty() && faults.has(Fault::QueueKeepsNothing) {
                 return;
             }
-            if self.faults.has(Fault::QueueIsStack) {
+            if !queue.ready.is_empty() && faults.has(Fault::QueueIsStack) {
                 queue.ready.push_front(stored);
             } else {
                 queue.ready.push_back(stored);
@@ -122,7 +123,7 @@ impl Broker {
             queue.binding.as_deref().is_some_and(|pattern| fits(pattern, key, faults))
         });
         let mut names: Vec<String> = fitting.map(|(name, _)| name.clone()).collect();
-        if faults.has(Fault::TopicReachesOne) {
+        if names.len() > 1 && faults.has(Fault::TopicReachesOne) {
             names.truncate(1);
         }
         names
@@ -132,7 +133,7 @@ impl Broker {
     pub(super) fn put_back(&mut self, queue: &str, stored: Stored) {
         let Some(queue) = self.queues.get_mut(queue) else { return };
         let stored = Stored { redelivered: true, ..stored };
-        if self.faults.has(Fault::ReturnsReversed) {
+        if !queue.ready.is_empty() && self.faults.has(Fault::ReturnsReversed) {
             return queue.ready.push_front(stored);
         }
         let at = queue.ready.iter().position(|other| other.place > stored.place);

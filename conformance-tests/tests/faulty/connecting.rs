@@ -68,8 +68,8 @@ impl State {
     /// 1.2, "Protocol Negotiation": the highest that both have; 1.0 where the client names none.
     fn negotiate(&self, frame: &Frame) -> Result<Version, Refusal> {
         let list = frame.get("accept-version");
-        let none = self.has(Fault::EmptyAcceptVersionIsNone);
-        let Some(list) = list.filter(|list| !list.is_empty() || !none) else {
+        let is_there = |list: &&str| !list.is_empty() || !self.has(Fault::EmptyAcceptVersionIsNone);
+        let Some(list) = list.filter(is_there) else {
             return match () {
                 () if self.has(Fault::AcceptVersionRequired) => {
                     Err(Refusal::syntax("Version mismatch"))
@@ -78,30 +78,35 @@ impl State {
                 () => Ok(Version::V10),
             };
         };
-        let trimmed = !self.has(Fault::SpacesInVersionsKept);
-        let named = list.split(',').map(|name| if trimmed { name.trim() } else { name });
-        let lowest = if self.has(Fault::Version10NotKnown) { Version::V11 } else { Version::V10 };
-        let prefix = self.has(Fault::VersionsByPrefix);
+        let named = list.split(',').map(|name| match name.trim() {
+            trimmed if trimmed != name && self.has(Fault::SpacesInVersionsKept) => name,
+            trimmed => trimmed,
+        });
         let is = |version: &Version, name: &str| {
-            version.name() == name || prefix && name.starts_with(version.name())
+            version.name() == name
+                || name.starts_with(version.name()) && self.has(Fault::VersionsByPrefix)
         };
         let known = named.filter_map(|name| Version::ALL.into_iter().find(|v| is(v, name)));
-        let known = known.filter(|version| *version >= lowest);
+        let known = known.filter(|v| *v > Version::V10 || !self.has(Fault::Version10NotKnown));
         let known: Vec<Version> = known.collect();
         if known.len() < list.split(',').count() && self.has(Fault::UnknownVersionRefused) {
             return Err(Refusal::syntax("Version mismatch"));
         }
-        let chosen = if self.has(Fault::LowestVersionChosen) {
-            known.iter().min()
-        } else if self.has(Fault::FirstVersionChosen) {
-            known.first()
-        } else if self.has(Fault::LastVersionChosen) {
-            known.last()
-        } else {
-            known.iter().max()
+        let highest = known.iter().max();
+        let chosen = match (known.first(), known.last()) {
+            (Some(first), _) if Some(first) != highest && self.has(Fault::FirstVersionChosen) => {
+                Some(first)
+            }
+            (_, Some(last)) if Some(last) != highest && self.has(Fault::LastVersionChosen) => {
+                Some(last)
+            }
+            _ if known.len() > 1 && self.has(Fault::LowestVersionChosen) => known.iter().min(),
+            _ => highest,
         };
         match chosen {
-            _ if self.has(Fault::Version12Always) => Ok(Version::V12),
+            Some(lower) if *lower < Version::V12 && self.has(Fault::Version12Always) => {
+                Ok(Version::V12)
+            }
             None if self.has(Fault::NoCommonVersionTaken) => Ok(Version::V12),
             None => Err(Refusal::syntax("Version mismatch")),
             Some(version) => Ok(*version),
@@ -112,14 +117,14 @@ impl State {
     fn agree(&self, wish: Option<&str>, offer: &str) -> Result<Beats, Refusal> {
         let numbers = |text: &str| {
             let (can, mut wants) = text.split_once(',')?;
-            if self.has(Fault::ThirdHeartBeatIgnored) {
+            if wants.contains(',') && self.has(Fault::ThirdHeartBeatIgnored) {
                 wants = wants.split(',').next()?;
             }
             let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
             let is_number = digits(can) && digits(wants);
             is_number.then_some(())?;
-            let most = if self.has(Fault::HeartBeatOf32Bits) { u32::MAX.into() } else { u64::MAX };
-            let number = |text: &str| text.parse::<u64>().ok().filter(|number| *number <= most);
+            let fits = |n: &u64| u32::try_from(*n).is_ok() || !self.has(Fault::HeartBeatOf32Bits);
+            let number = |text: &str| text.parse::<u64>().ok().filter(fits);
             Some((number(can)?, number(wants)?))
         };
         let wish = wish.unwrap_or("0,0");

@@ -132,20 +132,8 @@ impl Line {
     async fn write_all(&mut self) -> std::io::Result<bool> {
         let me = self.me;
         let mut out = self.server.with(|state| std::mem::take(&mut state.sessions[me].out));
-        if self.faults.has(Fault::MessagesReversed) {
-            let is_message = |out: &Out| matches!(out, Out::Bytes(b) if b.starts_with(b"MESSAGE"));
-            let (messages, others): (VecDeque<Out>, VecDeque<Out>) =
-                out.into_iter().partition(is_message);
-            out = others;
-            out.extend(messages.into_iter().rev());
-        }
-        if self.faults.has(Fault::ReceiptsReversed) {
-            let is_receipt = |out: &Out| matches!(out, Out::Bytes(b) if b.starts_with(b"RECEIPT"));
-            let (receipts, others): (VecDeque<Out>, VecDeque<Out>) =
-                out.into_iter().partition(is_receipt);
-            out = receipts.into_iter().rev().collect();
-            out.extend(others);
-        }
+        self.reverse(&mut out, b"MESSAGE", Fault::MessagesReversed);
+        self.reverse(&mut out, b"RECEIPT", Fault::ReceiptsReversed);
         for out in out {
             match out {
                 Out::Bytes(bytes) if self.web_socket.is_some() => {
@@ -160,6 +148,17 @@ impl Line {
             }
         }
         Ok(true)
+    }
+
+    /// Turns the order of the frames of that command round, where there are several.
+    fn reverse(&self, out: &mut VecDeque<Out>, command: &[u8], fault: Fault) {
+        let is = |out: &Out| matches!(out, Out::Bytes(bytes) if bytes.starts_with(command));
+        let places: Vec<usize> = (0..out.len()).filter(|at| is(&out[*at])).collect();
+        if places.len() > 1 && self.faults.has(fault) {
+            for (a, b) in places.iter().zip(places.iter().rev()).take(places.len() / 2) {
+                out.swap(*a, *b);
+            }
+        }
     }
 
     /// Writes what is STOMP; a PING is no heart-beat.
@@ -254,7 +253,8 @@ impl Line {
         let beat = bytes.iter().all(|byte| matches!(byte, b'\n' | b'\r'));
         let not_counted =
             if beat { Fault::ClientBeatsNotCounted } else { Fault::ClientFramesNotCounted };
-        if !self.faults.has(not_counted) {
+        let promised = self.agreed().0.of_client.is_some();
+        if !promised || !self.faults.has(not_counted) {
             self.heard = Instant::now();
         }
         self.decoder.push(bytes);
@@ -268,7 +268,8 @@ impl Line {
                         let connected = session.phase == Phase::Connected;
                         if connected && decoder.version.is_none() {
                             decoder.version = Some(session.version);
-                            if self.faults.has(Fault::FramesBehindConnectLost) {
+                            if decoder.in_frame() && self.faults.has(Fault::FramesBehindConnectLost)
+                            {
                                 decoder.clear();
                             }
                         }
@@ -309,10 +310,10 @@ impl Line {
     }
 
     fn beat_at(&self, beats: Beats) -> Option<Instant> {
-        let late = if self.faults.has(Fault::BeatsLate) { 2 } else { 1 };
         match beats.of_server {
-            _ if self.faults.has(Fault::BeatsNeverSent) => None,
-            Some(interval) => Some(self.said + interval * late),
+            Some(_) if self.faults.has(Fault::BeatsNeverSent) => None,
+            Some(interval) if self.faults.has(Fault::BeatsLate) => Some(self.said + 2 * interval),
+            Some(interval) => Some(self.said + interval),
             None if self.faults.has(Fault::BeatsUnasked) => {
                 Some(self.said + Duration::from_secs(10))
             }
@@ -328,16 +329,14 @@ impl Line {
     }
 
     fn end_at(&self, beats: Beats) -> Option<Instant> {
-        if self.faults.has(Fault::SilenceTolerated) {
-            return None;
-        }
-        match (&self.web_socket, beats.of_client) {
+        let end = match (&self.web_socket, beats.of_client) {
             (Some(_), _) => self.pinged.map(|pinged| pinged + PONG_TIME),
             (None, Some(interval)) if self.faults.has(Fault::SilenceNotTolerated) => {
                 Some(self.heard + interval / 4)
             }
             (None, interval) => interval.map(|interval| self.heard + interval * 3),
-        }
+        };
+        end.filter(|_| !self.faults.has(Fault::SilenceTolerated))
     }
 
     async fn tick(&mut self) -> std::io::Result<()> {

@@ -1,6 +1,7 @@
 //! Bytes to frames, with the limits of a server that trusts nobody (1.2, "Augmented BNF", "Size
 //! Limits").
 
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 
 use conformance_tests::Version;
@@ -52,7 +53,7 @@ impl Decoder {
     }
 
     pub(super) fn push(&mut self, bytes: &[u8]) {
-        if self.faults.has(Fault::ReadsAreFrames) {
+        if !self.bytes.is_empty() && self.faults.has(Fault::ReadsAreFrames) {
             self.bytes.clear();
         }
         self.bytes.extend_from_slice(bytes);
@@ -90,7 +91,7 @@ impl Decoder {
         self.bytes.drain(..used.min(self.bytes.len()));
         // 1.0, "SUBSCRIBE": "The body of the SUBSCRIBE command is ignored."
         let body = if frame.command == "SEND" { body } else { Vec::new() };
-        if self.faults.has(Fault::OneFramePerRead) {
+        if !self.bytes.is_empty() && self.faults.has(Fault::OneFramePerRead) {
             self.bytes.clear();
         }
         Ok(Some(Frame { body, ..frame }))
@@ -118,16 +119,16 @@ impl Decoder {
         }
     }
 
-    fn limit(&self) -> usize {
-        match self.version {
-            None if !self.faults.has(Fault::NoLimitBeforeConnected) => FRAME_BYTES_BEFORE_CONNECTED,
-            _ => FRAME_BYTES,
-        }
-    }
-
     fn too_big(&self, bytes: usize) -> Result<(), Refusal> {
-        let unlimited = self.faults.has(Fault::FrameUnlimited);
-        if bytes > self.limit() && !unlimited { Err(Refusal::too_big()) } else { Ok(()) }
+        let (limit, unlimited) = match self.version {
+            None => (FRAME_BYTES_BEFORE_CONNECTED, Fault::NoLimitBeforeConnected),
+            Some(_) => (FRAME_BYTES, Fault::FrameUnlimited),
+        };
+        let taken = [unlimited, Fault::FrameUnlimited];
+        if bytes > limit && !taken.into_iter().any(|fault| self.faults.has(fault)) {
+            return Err(Refusal::too_big());
+        }
+        Ok(())
     }
 
     fn head(&self) -> Result<Option<Head>, Refusal> {
@@ -136,10 +137,11 @@ impl Decoder {
             let rest = self.bytes.get(head.length..).unwrap_or_default();
             let end = rest.iter().take(COMMAND_BYTES + NAME_BYTES + VALUE_BYTES);
             let end = end.clone().position(|byte| *byte == b'\n');
-            let end = if self.faults.has(Fault::LineUnlimited) {
-                rest.iter().position(|byte| *byte == b'\n')
-            } else {
-                end
+            let end = match end {
+                None if rest.len() > COMMAND_BYTES && self.faults.has(Fault::LineUnlimited) => {
+                    rest.iter().position(|byte| *byte == b'\n')
+                }
+                end => end,
             };
             let first = head.length == 0;
             let Some(end) = end else {
@@ -168,16 +170,11 @@ impl Decoder {
 
     /// A line whose end has not come yet.
     fn unfinished(&self, first: bool, rest: &[u8]) -> Result<(), Refusal> {
-        if self.faults.has(Fault::LineUnlimited) {
+        let limit = if first { COMMAND_BYTES } else { NAME_BYTES + VALUE_BYTES };
+        if rest.len() <= limit || self.faults.has(Fault::LineUnlimited) {
             return Ok(());
         }
-        if first && rest.len() > COMMAND_BYTES {
-            return Err(Refusal::syntax("Bad command"));
-        }
-        if rest.len() > NAME_BYTES + VALUE_BYTES {
-            return Err(Refusal::limit("Header too long"));
-        }
-        Ok(())
+        Err(if first { Refusal::syntax("Bad command") } else { Refusal::limit("Header too long") })
     }
 
     /// A line without its end. CR is part of the line's end or nothing.
@@ -192,8 +189,8 @@ impl Decoder {
         if text.contains(&0) && !self.faults.has(Fault::NulInHeadTaken) {
             return Err(Refusal::syntax("NUL in a header"));
         }
-        let cr_taken = self.faults.has(Fault::LoneCrTaken) || self.faults.has(Fault::CrlfKept);
-        if text.contains(&b'\r') && !cr_taken {
+        let taken = [Fault::LoneCrTaken, Fault::CrlfKept];
+        if text.contains(&b'\r') && !taken.into_iter().any(|fault| self.faults.has(fault)) {
             return Err(Refusal::syntax("CR without LF"));
         }
         Ok(text.to_vec())
@@ -201,7 +198,7 @@ impl Decoder {
 
     fn parse(&self, head: &Head) -> Result<Frame, Refusal> {
         let text = |bytes: &[u8]| match String::from_utf8(bytes.to_vec()) {
-            Ok(_) if self.faults.has(Fault::HeadersReadAsLatin1) => {
+            Ok(text) if !text.is_ascii() && self.faults.has(Fault::HeadersReadAsLatin1) => {
                 Ok(bytes.iter().copied().map(char::from).collect())
             }
             Ok(text) => Ok(text),
@@ -228,11 +225,12 @@ impl Decoder {
                 return Err(Refusal::limit("Header too long"));
             }
             let mut name = self.unescape(name, version, connects)?;
-            if self.faults.has(Fault::NamesTrimmed) {
+            if name.trim() != name && self.faults.has(Fault::NamesTrimmed) {
                 name = name.trim().to_owned();
             }
-            if self.faults.has(Fault::HeaderNamesInAnyCase) {
-                name.make_ascii_lowercase();
+            let lower = name.to_ascii_lowercase();
+            if name != lower && self.faults.has(Fault::HeaderNamesInAnyCase) {
+                name = lower;
             }
             frame.headers.push((name, self.value(value, version, connects)?));
         }
@@ -244,7 +242,8 @@ impl Decoder {
         {
             return Err(Refusal::syntax("Missing destination"));
         }
-        if self.faults.has(Fault::LastHeaderCounts) {
+        let names: BTreeSet<&String> = frame.headers.iter().map(|(name, _)| name).collect();
+        if names.len() < frame.headers.len() && self.faults.has(Fault::LastHeaderCounts) {
             frame.headers.reverse();
         }
         Ok(frame)
@@ -252,10 +251,11 @@ impl Decoder {
 
     fn command(&self, text: String) -> Result<String, Refusal> {
         let mut command = text;
-        if self.faults.has(Fault::CommandInAnyCase) {
-            command.make_ascii_uppercase();
+        let upper = command.to_ascii_uppercase();
+        if command != upper && self.faults.has(Fault::CommandInAnyCase) {
+            command = upper;
         }
-        if self.faults.has(Fault::CommandTrimmed) {
+        if command.ends_with(' ') && self.faults.has(Fault::CommandTrimmed) {
             command.truncate(command.trim_end().len());
         }
         let unknown = !CLIENT_COMMANDS.contains(&command.as_str())
@@ -274,11 +274,12 @@ impl Decoder {
 
     /// Name and value; None where the line is left out.
     fn split<'a>(&self, line: &'a str) -> Result<Option<(&'a str, &'a str)>, Refusal> {
-        let at =
-            if self.faults.has(Fault::LastColonSplits) { line.rfind(':') } else { line.find(':') };
-        let colons = line.bytes().filter(|byte| *byte == b':').count();
-        if colons > 1 && self.faults.has(Fault::SecondColonRefused) {
+        let (mut at, last) = (line.find(':'), line.rfind(':'));
+        if at != last && self.faults.has(Fault::SecondColonRefused) {
             return Err(Refusal::syntax("Two colons in a header"));
+        }
+        if at != last && self.faults.has(Fault::LastColonSplits) {
+            at = last;
         }
         let Some((name, value)) = at.and_then(|at| Some((line.get(..at)?, line.get(at + 1..)?)))
         else {
@@ -296,19 +297,23 @@ impl Decoder {
 
     /// 1.1 and 1.2 let no padding be trimmed; the examples of 1.0 have a space after the colon.
     fn value(&self, value: &str, version: Version, connects: bool) -> Result<String, Refusal> {
-        let padded = version == Version::V10
-            && self.version.is_some()
-            && !self.faults.has(Fault::PaddingKeptIn10);
-        let value = if padded || self.faults.has(Fault::ValueTrimmed) {
-            value.trim_start_matches(' ')
-        } else {
-            value
+        let padded = value.starts_with(' ') && version == Version::V10 && self.version.is_some();
+        let value = match value {
+            padding if padding.trim() != padding && self.faults.has(Fault::ValueTrimmed) => {
+                padding.trim()
+            }
+            padding if padded && !self.faults.has(Fault::PaddingKeptIn10) => {
+                padding.trim_start_matches(' ')
+            }
+            value => value,
         };
-        let value = if self.faults.has(Fault::ValueTrimmed) { value.trim_end() } else { value };
         self.unescape(value, version, connects)
     }
 
     fn unescape(&self, text: &str, version: Version, connects: bool) -> Result<String, Refusal> {
+        if !text.contains('\\') {
+            return Ok(text.to_owned());
+        }
         let version = match version {
             Version::V10 if connects && self.faults.has(Fault::EscapesInConnect) => Version::V12,
             Version::V10 if !connects && self.faults.has(Fault::EscapesIn10) => Version::V12,
@@ -344,12 +349,12 @@ impl Decoder {
     }
 
     fn content_length(&self, frame: &Frame) -> Result<Option<usize>, Refusal> {
-        if self.faults.has(Fault::ContentLengthIgnored) {
-            return Ok(None);
-        }
         let all = frame.headers.iter().filter(|(name, _)| name == "content-length");
         let mut lengths = Vec::new();
         for (_, text) in all {
+            if self.faults.has(Fault::ContentLengthIgnored) {
+                return Ok(None);
+            }
             lengths.extend(self.length(text)?);
         }
         let differ = lengths.iter().any(|length| Some(length) != lengths.first());
@@ -405,26 +410,31 @@ impl Decoder {
     ) -> Result<Option<(Vec<u8>, usize)>, Refusal> {
         let rest = self.bytes.get(head.length..).unwrap_or_default();
         let may_have_body = frame.command == "SEND" || !CLIENT_COMMANDS.contains(&&*frame.command);
-        let ignored = self.version == Some(Version::V10)
-            && !self.faults.has(Fault::BodyRefusedIn10)
-            || self.faults.has(Fault::BodyAnywhere);
-        if !may_have_body && !ignored {
+        if !may_have_body {
             // 1.2, "Body": "Only the SEND, MESSAGE, and ERROR frames MAY have a body."
-            return match (content_length.unwrap_or(0), rest.first()) {
-                (0, Some(0)) => Ok(Some((Vec::new(), head.length + 1))),
-                (0, None) => Ok(None),
-                _ => Err(Refusal::syntax("A body where there is none")),
+            let refused = match (content_length.unwrap_or(0), rest.first()) {
+                (0, Some(0)) => return Ok(Some((Vec::new(), head.length + 1))),
+                (0, None) => return Ok(None),
+                _ if self.version == Some(Version::V10) => self.faults.has(Fault::BodyRefusedIn10),
+                _ => !self.faults.has(Fault::BodyAnywhere),
             };
+            if refused {
+                return Err(Refusal::syntax("A body where there is none"));
+            }
         }
         let nul = || match rest.strip_suffix(b"\0") {
-            Some(text) if self.faults.has(Fault::BodyEndsAtLastNul) => text.len(),
+            Some(text) if text.contains(&0) && self.faults.has(Fault::BodyEndsAtLastNul) => {
+                text.len()
+            }
             _ => CStr::from_bytes_until_nul(rest).map_or(rest.len(), CStr::count_bytes),
         };
         let length = match content_length {
             Some(length) if self.faults.has(Fault::ContentLengthOffByOne) => {
                 length.saturating_sub(1)
             }
-            Some(length) if self.faults.has(Fault::ContentLengthInCharacters) => {
+            Some(length)
+                if !rest.is_ascii() && self.faults.has(Fault::ContentLengthInCharacters) =>
+            {
                 let text = String::from_utf8_lossy(rest);
                 text.char_indices().nth(length).map_or(rest.len(), |(at, _)| at)
             }

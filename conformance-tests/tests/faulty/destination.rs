@@ -35,11 +35,10 @@ impl Destination {
             return if refused { Err(unknown()) } else { queue(text, faults) };
         };
         let (kind, rest) = path.split_once('/').ok_or_else(unknown)?;
-        let kind = if faults.has(Fault::DestinationInAnyCase) {
-            kind.to_ascii_lowercase()
-        } else {
-            kind.to_owned()
-        };
+        let mut kind = kind.to_owned();
+        if kind.to_ascii_lowercase() != kind && faults.has(Fault::DestinationInAnyCase) {
+            kind.make_ascii_lowercase();
+        }
         match kind.as_str() {
             "queue" => {
                 let slash = rest.contains('/') && !faults.has(Fault::QueueWithSlashTaken);
@@ -72,7 +71,7 @@ fn queue(name: &str, faults: Faults) -> Result<Destination, Refusal> {
 
 fn topic(rest: &str, faults: Faults) -> Result<Destination, Refusal> {
     let words: Vec<String> = match rest {
-        _ if faults.has(Fault::SlashesInTopicKept) => vec![rest.into()],
+        _ if rest.contains('/') && faults.has(Fault::SlashesInTopicKept) => vec![rest.into()],
         _ => rest.split(['/', '.']).map(|word| unescape(word, faults)).collect(),
     };
     if words.iter().any(String::is_empty) && !faults.has(Fault::EmptyNameTaken) {
@@ -83,7 +82,7 @@ fn topic(rest: &str, faults: Faults) -> Result<Destination, Refusal> {
 
 /// `%2F` is a slash, `%25` a percent sign, any other is itself.
 fn unescape(text: &str, faults: Faults) -> String {
-    if faults.has(Fault::PercentLost) {
+    if text.contains("%2F") && faults.has(Fault::PercentLost) {
         return text.replace("%2F", "");
     }
     let mut parts = text.split("%25");
@@ -93,7 +92,7 @@ fn unescape(text: &str, faults: Faults) -> String {
 
 /// The destination as a MESSAGE shows a queue's name.
 pub(super) fn shown_queue(name: &str, faults: Faults) -> String {
-    if faults.has(Fault::PercentNotWritten) {
+    if name.contains(['/', '%']) && faults.has(Fault::PercentNotWritten) {
         return format!("/queue/{name}");
     }
     format!("/queue/{}", name.replace('%', "%25").replace('/', "%2F"))
@@ -105,7 +104,7 @@ pub(super) fn is_pattern(key: &str) -> bool {
 
 /// Whether a topic's key fits the pattern of a SUBSCRIBE.
 pub(super) fn fits(pattern: &str, key: &str, faults: Faults) -> bool {
-    if faults.has(Fault::TopicsByPrefix) && key.starts_with(pattern) {
+    if key.starts_with(pattern) && key != pattern && faults.has(Fault::TopicsByPrefix) {
         return true;
     }
     let pattern: Vec<&str> = pattern.split('.').collect();
@@ -116,7 +115,7 @@ pub(super) fn fits(pattern: &str, key: &str, faults: Faults) -> bool {
 fn words_fit(pattern: &[&str], key: &[&str], faults: Faults) -> bool {
     let Some((word, rest)) = pattern.split_first() else { return key.is_empty() };
     match *word {
-        "#" if faults.has(Fault::HashOnlyAtEnd) && !rest.is_empty() => false,
+        "#" if !rest.is_empty() && faults.has(Fault::HashOnlyAtEnd) => false,
         "#" => {
             let least = usize::from(faults.has(Fault::HashIsOneOrMore));
             let most =

@@ -44,21 +44,18 @@ fn escapes(frame: &Frame, version: Version) -> Version {
 
 /// The frame with its NUL.
 pub(super) fn encode(frame: &Frame, version: Version, faults: Faults) -> Vec<u8> {
-    let mut version = escapes(frame, version);
-    if faults.has(Fault::NoEscape) {
-        version = Version::V10;
-    }
-    if faults.has(Fault::EscapesIn10Written) && version == Version::V10 {
-        version = Version::V12;
-    }
+    let version = escapes(frame, version);
     let mut out = frame.command.clone().into_bytes();
     if faults.has(Fault::CommandLowerCase) {
         out.make_ascii_lowercase();
     }
     out.push(b'\n');
     for (name, value) in &frame.headers {
-        let escaped_name = if faults.has(Fault::NamesNotEscaped) { Version::V10 } else { version };
-        escape(&mut out, name, escaped_name, faults);
+        if is_plain(name) || !faults.has(Fault::NamesNotEscaped) {
+            escape(&mut out, name, version, faults);
+        } else {
+            out.extend_from_slice(name.as_bytes());
+        }
         out.push(b':');
         if faults.has(Fault::SpaceBehindColon) {
             out.push(b' ');
@@ -74,8 +71,20 @@ pub(super) fn encode(frame: &Frame, version: Version, faults: Faults) -> Vec<u8>
     out
 }
 
+/// Whether a text is the same with and without escapes.
+fn is_plain(text: &str) -> bool {
+    !text.contains(['\\', ':', '\n', '\r', '\0'])
+}
+
 /// Where a version has no escape for a byte that would end the line, a space stands for it.
 fn escape(out: &mut Vec<u8>, text: &str, version: Version, faults: Faults) {
+    if is_plain(text) || faults.has(Fault::NoEscape) {
+        return out.extend_from_slice(text.as_bytes());
+    }
+    let version = match version {
+        Version::V10 if faults.has(Fault::EscapesIn10Written) => Version::V12,
+        version => version,
+    };
     for byte in text.bytes() {
         match (byte, version) {
             (b'\\', Version::V11 | Version::V12) if faults.has(Fault::BackslashNotEscaped) => {
@@ -85,7 +94,6 @@ fn escape(out: &mut Vec<u8>, text: &str, version: Version, faults: Faults) {
                 out.push(byte);
             }
             (b'\r', Version::V12) if faults.has(Fault::CarriageReturnNotEscaped) => out.push(byte),
-            (b'\n' | b'\r', Version::V10) if faults.has(Fault::NoEscape) => out.push(byte),
             (b'\n', Version::V11 | Version::V12) => out.extend_from_slice(b"\\n"),
             (b':', Version::V11 | Version::V12) => out.extend_from_slice(b"\\c"),
             (b'\\', Version::V11 | Version::V12) => out.extend_from_slice(b"\\\\"),

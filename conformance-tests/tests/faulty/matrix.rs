@@ -17,9 +17,10 @@ const THREADS: usize = 2;
 const CRUDE: usize = 20;
 /// Faults that are what the case is about, though others need it too: hardly a case gets along
 /// without the RECEIPT of its SUBSCRIBE.
-const ITS_OWN: [(&str, Fault); 9] = [
+const ITS_OWN: [(&str, Fault); 10] = [
     ("ack-header", Fault::AckHeaderMissing),
     ("ack-header-individual", Fault::AckHeaderMissing),
+    ("connect-no-accept-version", Fault::NoAcceptVersionIs12),
     ("connect-one-version", Fault::ConnectedWithoutVersion),
     ("error-message", Fault::ErrorWithoutMessage),
     ("message-subscription-1-0", Fault::MessageWithoutSubscription),

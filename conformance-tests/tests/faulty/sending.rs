@@ -63,8 +63,10 @@ impl State {
         let steps = &mut self.sessions[me].transactions;
         let name = match transaction {
             // What is sent beside a transaction waits for nobody.
-            None if self.faults.has(Fault::AllWaitsForCommit) => steps.keys().next().cloned(),
-            Some(_) if self.faults.has(Fault::LastTransactionTakesAll) => {
+            None if !steps.is_empty() && self.faults.has(Fault::AllWaitsForCommit) => {
+                steps.keys().next().cloned()
+            }
+            Some(_) if steps.len() > 1 && self.faults.has(Fault::LastTransactionTakesAll) => {
                 steps.keys().next_back().cloned()
             }
             name => {
@@ -225,7 +227,7 @@ impl State {
             None if self.has(Fault::CommitUnknownTaken) => Vec::new(),
             None => return Err(Refusal::syntax("Bad transaction")),
         };
-        if self.has(Fault::CommitReversed) {
+        if steps.len() > 1 && self.has(Fault::CommitReversed) {
             steps.reverse();
         }
         for step in steps {
@@ -244,7 +246,8 @@ impl State {
             None if self.has(Fault::AbortUnknownTaken) => Vec::new(),
             None => return Err(Refusal::syntax("Bad transaction")),
         };
-        if self.has(Fault::AbortDropsAll) {
+        let others = !self.sessions[me].transactions.is_empty();
+        if others && self.has(Fault::AbortDropsAll) {
             self.sessions[me].transactions.values_mut().for_each(Vec::clear);
         }
         for step in steps {

@@ -242,7 +242,8 @@ impl State {
     }
 
     fn disconnect(&mut self, me: usize, frame: &Frame) {
-        if self.has(Fault::DisconnectCommits) {
+        let open = !self.sessions[me].transactions.is_empty();
+        if open && self.has(Fault::DisconnectCommits) {
             self.commit_open(me);
         }
         if self.has(Fault::DisconnectIgnored) {
@@ -280,11 +281,11 @@ impl State {
         }
         if frame.command == "SEND" {
             let first = self.sessions[me].first_receipt.get_or_insert_with(|| id.to_owned());
-            if self.faults.has(Fault::FirstReceiptRepeated) {
+            if first != id && self.faults.has(Fault::FirstReceiptRepeated) {
                 answer.set("receipt-id", first);
             }
         }
-        if self.faults.has(Fault::ReceiptIdCut) {
+        if id.len() > 64 && self.faults.has(Fault::ReceiptIdCut) {
             answer.set("receipt-id", &id.chars().take(64).collect::<String>());
         }
         if self.has(Fault::ReceiptIdWrong) {
@@ -320,12 +321,13 @@ impl State {
         if self.has(Fault::ErrorWithoutClose) {
             return self.say(me, &error);
         }
-        if self.has(Fault::ErrorEndsAll) {
+        if self.sessions.len() > 1 && self.has(Fault::ErrorEndsAll) {
             for other in (0..self.sessions.len()).filter(|other| *other != me) {
                 self.close(other, code::POLICY);
             }
         }
-        if self.has(Fault::ErrorCommits) {
+        let open = !self.sessions[me].transactions.is_empty();
+        if open && self.has(Fault::ErrorCommits) {
             self.commit_open(me);
         }
         if !self.has(Fault::CloseWithoutError) {
@@ -374,7 +376,8 @@ impl State {
 
     /// The connection of a session is gone.
     pub(super) fn lost(&mut self, me: usize) {
-        if self.has(Fault::LostSocketCommits) {
+        let open = !self.sessions[me].transactions.is_empty();
+        if open && self.has(Fault::LostSocketCommits) {
             self.commit_open(me);
         }
         self.end(me);
@@ -387,7 +390,7 @@ impl State {
         session.phase = Phase::Over;
         session.transactions.clear();
         let mut subscriptions = std::mem::take(&mut session.subscriptions);
-        if self.faults.has(Fault::EndedSessionsTakeMessages) {
+        if !subscriptions.is_empty() && self.faults.has(Fault::EndedSessionsTakeMessages) {
             session.subscriptions.append(&mut subscriptions);
         }
         let unacked = std::mem::take(&mut session.unacked);

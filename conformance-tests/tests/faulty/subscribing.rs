@@ -33,7 +33,7 @@ impl State {
         if id.is_none() && needs_id && !self.has(Fault::SubscribeWithoutIdTaken) {
             return Err(Refusal::syntax("Missing header"));
         }
-        let ids_are_shared = self.has(Fault::IdsShared);
+        let ids_are_shared = self.sessions.len() > 1 && self.has(Fault::IdsShared);
         let mut taken =
             self.sessions.iter().enumerate().filter(|(at, _)| *at == me || ids_are_shared);
         let taken = taken.any(|(_, session)| id.is_some_and(|id| session.by_id(id).is_some()));
@@ -92,7 +92,7 @@ impl State {
         };
         let ack = self.ack_mode(frame)?;
         let prefetch = frame.get("prefetch-count").and_then(|text| text.parse().ok());
-        let prefetch = if self.has(Fault::PrefetchIgnored) { None } else { prefetch };
+        let prefetch = prefetch.filter(|_| !self.has(Fault::PrefetchIgnored));
         let subscription = Subscription {
             number,
             id: frame.get("id").map(str::to_owned),
@@ -181,8 +181,9 @@ impl State {
                 sessions.get(at(consumer)).is_some_and(|s| s.takes(consumer.subscription))
             };
             let Some((consumer, stored)) = self.broker.next(queue, takes) else { return };
-            if self.has(Fault::QueueReachesAll) {
-                for other in self.broker.consumers(queue) {
+            let all = self.broker.consumers(queue);
+            if all.len() > 1 && self.has(Fault::QueueReachesAll) {
+                for other in all {
                     self.deliver(other, queue, &stored);
                 }
             } else {
@@ -225,7 +226,10 @@ impl State {
         if let Some(id) = subscription {
             message = message.with("subscription", &id);
         }
-        let number = if self.has(Fault::MessageIdsRepeat) { 1 } else { number };
+        let number = match number {
+            2.. if self.has(Fault::MessageIdsRepeat) => 1,
+            number => number,
+        };
         message = message.with("message-id", &format!("{}-{number}", session.name));
         message = message.with("redelivered", if stored.redelivered { "true" } else { "false" });
         // 1.2, "MESSAGE": "If the message is received from a subscription that requires explicit
@@ -248,50 +252,51 @@ impl State {
             (Fault::MessageWithoutSubscription, "subscription"),
             (Fault::MessageWithoutId, "message-id"),
             (Fault::MessageWithoutDestination, "destination"),
-            (Fault::RedeliveredMissing, "redelivered"),
             (Fault::AckHeaderMissing, "ack"),
         ] {
-            if self.has(fault) {
+            if message.get(name).is_some() && self.has(fault) {
                 message.remove(name);
             }
         }
-        if self.has(Fault::SubscriptionWrong) {
-            message.set("subscription", "1");
+        if message.get("redelivered") == Some("true") && self.has(Fault::RedeliveredMissing) {
+            message.set("redelivered", "false");
         }
         if self.has(Fault::RedeliveredAlways) {
             message.set("redelivered", "true");
         }
-        if self.has(Fault::BodyTrimmed) {
-            let text = message.body.trim_ascii().to_vec();
-            message.body = text;
+        if self.has(Fault::SubscriptionWrong) {
+            message.set("subscription", "1");
         }
-        if self.has(Fault::BodyEndsAtNul) {
-            let end = message.body.iter().position(|byte| *byte == 0);
-            message.body.truncate(end.unwrap_or(message.body.len()));
+        let destination = message.get("destination").unwrap_or_default();
+        let lower = destination.to_lowercase();
+        if destination != lower && self.has(Fault::DestinationLowerCased) {
+            message.set("destination", &lower);
         }
-        if self.has(Fault::BodyLineEndsChanged) {
-            message.body.retain(|byte| *byte != b'\r');
-        }
-        if self.has(Fault::BodyMadeText) {
-            message.body = String::from_utf8_lossy(&message.body).into_owned().into_bytes();
-        }
-        if self.has(Fault::EscapesInBody) {
-            let text = String::from_utf8_lossy(&message.body).replace("\\n", "\n");
-            message.body = text.replace("\\c", ":").into_bytes();
-        }
-        if self.has(Fault::DestinationLowerCased) {
-            let text = message.get("destination").unwrap_or_default().to_lowercase();
-            message.set("destination", &text);
-        }
-        if self.has(Fault::ContentTypeGuessed) && message.get("content-type").is_none() {
+        if message.get("content-type").is_none() && self.has(Fault::ContentTypeGuessed) {
             message.set("content-type", "text/plain");
         }
-        if self.has(Fault::EmptyBodyFilled) && message.body.is_empty() {
-            message.body = b"null".to_vec();
-        }
-        if self.has(Fault::LengthInCharacters) {
+        self.spoil_body(&mut message.body);
+        if !message.body.is_ascii() && self.has(Fault::LengthInCharacters) {
             let length = String::from_utf8_lossy(&message.body).chars().count();
             message.set("content-length", &length.to_string());
+        }
+    }
+
+    fn spoil_body(&self, body: &mut Vec<u8>) {
+        let text = String::from_utf8_lossy(body);
+        if text.trim().len() < text.len() && self.has(Fault::BodyTrimmed) {
+            *body = body.trim_ascii().to_vec();
+        } else if body.contains(&0) && self.has(Fault::BodyEndsAtNul) {
+            let end = body.iter().position(|byte| *byte == 0);
+            body.truncate(end.unwrap_or(body.len()));
+        } else if body.contains(&b'\r') && self.has(Fault::BodyLineEndsChanged) {
+            body.retain(|byte| *byte != b'\r');
+        } else if text.contains('\u{fffd}') && self.has(Fault::BodyMadeText) {
+            *body = text.into_owned().into_bytes();
+        } else if body.contains(&b'\\') && self.has(Fault::EscapesInBody) {
+            *body = text.replace("\\n", "\n").replace("\\c", ":").into_bytes();
+        } else if body.is_empty() && self.has(Fault::EmptyBodyFilled) {
+            *body = b"null".to_vec();
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn upgrade(request: &str, faults: Faults) -> Option<(String, Option<S
     let offered: Vec<&str> = header("Sec-WebSocket-Protocol")
         .map_or_else(Vec::new, |list| list.split(',').map(str::trim).collect());
     let mut known = SUBPROTOCOLS.into_iter().filter(|known| offered.contains(known));
-    let selected = if faults.has(Fault::SubprotocolNotSelected) {
+    let selected = if offered.is_empty() || faults.has(Fault::SubprotocolNotSelected) {
         None
     } else if faults.has(Fault::LowestSubprotocolSelected) {
         known.next_back()
@@ -73,7 +73,7 @@ fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
 /// A message: text where it is UTF-8, so that a browser gets a string.
 pub(super) fn message(bytes: &[u8], client_kind: Option<bool>, faults: Faults) -> Vec<u8> {
     let text = !faults.has(Fault::BinaryAlways)
-        && (faults.has(Fault::TextAlways) || std::str::from_utf8(bytes).is_ok())
+        && (std::str::from_utf8(bytes).is_ok() || faults.has(Fault::TextAlways))
         && (client_kind != Some(false) || !faults.has(Fault::KindFollowsClient));
     let opcode = if text { TEXT } else { BINARY };
     frame(opcode, bytes)
@@ -88,7 +88,11 @@ pub(super) fn pong(payload: &[u8], faults: Faults) -> Vec<u8> {
 }
 
 pub(super) fn close(code: u16, faults: Faults) -> Vec<u8> {
-    let code = if faults.has(Fault::CloseCodeAlwaysNormal) { code::NORMAL } else { code };
+    let code = match code {
+        code::NORMAL => code,
+        _ if faults.has(Fault::CloseCodeAlwaysNormal) => code::NORMAL,
+        code => code,
+    };
     if faults.has(Fault::CloseWithoutCode) {
         return frame(CLOSE, b"");
     }
@@ -226,9 +230,10 @@ impl Reader {
     }
 
     fn data(&mut self, frame: ClientFrame) -> Result<Option<Event>, u16> {
-        let unjoined = self.faults.has(Fault::FragmentsNotJoined);
         let (opcode, payload, fragments) = match self.message.take() {
-            Some((opcode, _, count)) if unjoined => (opcode, frame.payload, count + 1),
+            Some((opcode, _, count)) if self.faults.has(Fault::FragmentsNotJoined) => {
+                (opcode, frame.payload, count + 1)
+            }
             Some((opcode, mut payload, count)) => {
                 payload.extend_from_slice(&frame.payload);
                 (opcode, payload, count + 1)

@@ -142,7 +142,10 @@ async fn a_list_of_differences_is_written_and_kept() {
     std::fs::write(&stale, text).unwrap();
     let args = ["--only", must_fails, "--expected", stale.to_str().unwrap()];
     let ran = play(&url, &args).await;
-    assert!(ran.code == 1 && ran.stdout.contains("is listed as different: otherwise"), "{ran}");
+    assert!(
+        ran.code == 1 && ran.stdout.contains("is listed to fail otherwise: otherwise"),
+        "{ran}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,6 +51,12 @@ fn every_fault_is_seen() {
 }
 
 #[test]
+fn a_fault_that_is_not_looked_at_changes_nothing() {
+    let overlooked = played().overlooked(40);
+    assert!(overlooked.is_empty(), "{overlooked:#?}");
+}
+
+#[test]
 fn the_page_says_what_the_plays_show() {
     let page = page(played());
     if std::env::var_os("UPDATE").is_some() {

@@ -1,7 +1,8 @@
 //! Which case sees which fault.
 //!
 //! A play without a fault shows which switches the server looks at. A switch that it does not look
-//! at cannot change that play, so only the others are switched on and played.
+//! at cannot change that play, so only the others are switched on and played; `overlooked` plays
+//! all of them to some of the cases.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -13,7 +14,7 @@ use super::{Fault, Faults, Server};
 
 /// Each has a clock of its own, which stands still while there is something to do.
 const THREADS: usize = 2;
-/// A fault that a larger share of all cases sees says little about any of them.
+/// A fault that more than one of so many cases sees says little about any of them.
 const CRUDE: usize = 20;
 /// Faults that are what the case is about, though others need it too: hardly a case gets along
 /// without the RECEIPT of its SUBSCRIBE.
@@ -64,6 +65,17 @@ impl Matrix {
         let blind = |at, case: &Case| with_clock(blind(case, &matrix.rows[at], &matrix.own(at)));
         matrix.blind = on_all_threads(&matrix.cases, blind).into_iter().flatten().collect();
         matrix
+    }
+
+    /// Switches that change a play although the server does not look at them: of every so many
+    /// cases one is played with all.
+    pub(crate) fn overlooked(&self, every: usize) -> Vec<String> {
+        let check = |at: usize, case: &Case| {
+            let row = &self.rows[at];
+            let some = at.is_multiple_of(every);
+            if some { with_clock(overlooked(case, row)) } else { Vec::new() }
+        };
+        on_all_threads(&self.cases, check).into_iter().flatten().collect()
     }
 
     /// What fails although nothing is wrong.
@@ -157,6 +169,18 @@ async fn blind(case: &Case, row: &Row, own: &[Fault]) -> Vec<String> {
         }
     }
     blind
+}
+
+async fn overlooked(case: &Case, row: &Row) -> Vec<String> {
+    let mut overlooked = Vec::new();
+    for fault in Fault::ALL.iter().copied() {
+        let Some(place) = nearest(case, fault) else { continue };
+        let asked = row.asked[&place].contains(&fault);
+        if !asked && is_red(&play(case, place, Some(fault)).await) {
+            overlooked.push(format!("{} {fault:?}", case.id));
+        }
+    }
+    overlooked
 }
 
 /// Where a fault is played: in its version over its transport, or what of the case comes nearest.

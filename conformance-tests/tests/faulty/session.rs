@@ -222,20 +222,17 @@ impl State {
         name.to_owned()
     }
 
+    /// A frame behind the end.
     fn over(&mut self, me: usize, frame: &Frame) -> Result<(), Refusal> {
-        let closed = self.sessions[me].out.iter().any(|out| matches!(out, Out::Close(_)));
-        let executed =
-            if closed { Fault::FramesAfterEndExecuted } else { Fault::ErrorWithoutClose };
-        let goes_on = self.sessions[me].goes_on;
-        if self.has(executed) || goes_on { self.connected(me, frame) } else { Ok(()) }
+        let goes_on = self.sessions[me].goes_on || self.has(Fault::FramesAfterEndExecuted);
+        if goes_on { self.connected(me, frame) } else { Ok(()) }
     }
 
     fn late(&mut self, me: usize, frame: &Frame) {
-        let late = Frame { headers: frame.headers.clone(), ..frame.clone() };
-        let done = if late.command == "SEND" {
-            self.send_now(me, &late)
+        let done = if frame.command == "SEND" {
+            self.send_now(me, frame)
         } else {
-            self.subscribe_now(me, &late)
+            self.subscribe_now(me, frame)
         };
         // It was judged when it came.
         done.unwrap_or_default();

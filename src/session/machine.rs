@@ -24,8 +24,8 @@ use super::acks::Acks;
 use super::action::Action;
 use super::connect::Connect;
 use super::error::{Errors, Violation, code};
+use super::held::{Held, Until};
 use super::liveness::{Liveness, Wire};
-use super::reply::Held;
 use super::subscriptions::Subscriptions;
 use super::transactions::Transactions;
 
@@ -140,9 +140,9 @@ pub struct Session {
     pub(super) transactions: Transactions,
     /// The SUBSCRIBEs of pages that are on their way.
     pub(super) pages: Vec<(SubscriptionNumber, Context)>,
-    waiting: HashMap<Token, Waiting>,
+    pub(super) waiting: HashMap<Token, Waiting>,
     next_token: Token,
-    /// A SEND before which nothing else is taken.
+    /// A frame before which nothing else is taken.
     pub(super) held: Option<Box<Held>>,
 }
 
@@ -191,6 +191,9 @@ impl Session {
                     out,
                 ),
             },
+            Phase::Connected if self.comes_too_early(&frame) => {
+                self.hold(frame, Until::Subscribed, now);
+            }
             Phase::Connected => {
                 let receipt = frame.headers.get("receipt").map(str::to_owned);
                 if let Err(violation) = self.connected_frame(frame, now, out) {
@@ -247,7 +250,10 @@ impl Session {
     /// Takes an answer or an event.
     pub fn event(&mut self, event: Event, now: Instant, out: &mut Vec<Action>) {
         match event {
-            Event::Done { token, result } => self.done(token, result, out),
+            Event::Done { token, result } => {
+                self.done(token, result, out);
+                self.release(now, out);
+            }
             Event::ReplyQueue { subscription, result } => {
                 self.reply_queue(subscription, result, now, out);
             }
@@ -340,7 +346,7 @@ impl Session {
             .as_ref()
             .is_some_and(|held| now >= held.since + self.settings.limits.outage_time)
         {
-            self.give_up_answers(now, out);
+            self.give_up_held(out);
         }
         self.live.tick(now, out);
         if matches!(out.last(), Some(Action::Close { .. })) {

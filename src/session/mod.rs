@@ -11,6 +11,7 @@ mod connect;
 mod deliver;
 pub mod driver;
 mod error;
+mod held;
 mod liveness;
 mod machine;
 mod proof;

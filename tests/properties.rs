@@ -13,6 +13,10 @@ mod targets;
 
 mod properties {
     mod codec;
+    mod model;
+    mod sessions;
+    mod story;
+    mod world;
 
     use proptest::test_runner::{Config, FileFailurePersistence};
 

@@ -166,7 +166,7 @@ impl Model {
     pub(crate) fn end(&mut self, session: SessionId, has_read: bool) {
         let Some(ended) = self.sessions.remove(&session) else { return };
         for (_, unacked) in ended.unacked {
-            self.give_back(unacked.queue, unacked.place, unacked.msg);
+            self.give_back(&unacked.queue, unacked.place, unacked.msg);
         }
         for subscription in ended.subscriptions.values() {
             self.forsake(subscription, has_read);
@@ -221,7 +221,7 @@ impl Model {
             }
             msg.nacks += 1;
             if msg.nacks < MOST_NACKS {
-                self.give_back(queue, place, msg);
+                self.give_back(&queue, place, msg);
             } else if let QueueKey::Named(name) = queue {
                 let msg = Msg { nacks: 0, was_seen: false, was_on_its_way: false, ..msg };
                 self.put(QueueKey::Named(format!("{name}.dead")), msg);
@@ -368,8 +368,8 @@ impl Model {
     }
 
     /// Back to its place; with its own queue gone it is gone too.
-    fn give_back(&mut self, key: QueueKey, place: Place, msg: Msg) {
-        if let Some(queue) = self.queues.get_mut(&key) {
+    fn give_back(&mut self, key: &QueueKey, place: Place, msg: Msg) {
+        if let Some(queue) = self.queues.get_mut(key) {
             queue.ready.insert(place, msg);
         }
     }

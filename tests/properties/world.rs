@@ -2,7 +2,6 @@
 //! model. What comes back must be what the model allows.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,6 +9,7 @@ use bytes::Bytes;
 use stomp_relay::session::Wire;
 use stomp_relay::stomp::{Command, Decoder, DecoderEvent, Frame, Version, encode};
 
+use super::caught;
 use super::model::{Delivered, Mode, Model, SessionId, Settlement, Step as Later};
 use super::story::{Bad, CLIENTS, Deed, SOURCES, Step, Story, TARGETS, TRANSACTIONS};
 use crate::harness::{ACCOUNT, Connection, Setup, Shared};
@@ -69,23 +69,19 @@ pub(crate) struct Counts {
 pub(crate) fn live(setup: &Setup, story: &Story) -> Result<Counts, String> {
     let mut world = World::new(setup, story.versions);
     let mut counts = Counts::default();
-    let result = catch_unwind(AssertUnwindSafe(|| {
+    let result = caught(|| {
         for step in &story.steps {
             world.step(step)?;
         }
         counts.left = world.finish()?;
         Ok::<_, String>(())
-    }));
+    });
     let why = match result {
         Ok(Ok(())) => {
             world.count(&mut counts);
             return Ok(counts);
         }
-        Ok(Err(why)) => why,
-        Err(panic) => {
-            let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-            text.or_else(|| panic.downcast_ref().cloned()).unwrap_or_else(|| "a panic".into())
-        }
+        Ok(Err(why)) | Err(why) => why,
     };
     Err(format!("{why}\n\n{}\n", world.log.join("\n")))
 }
@@ -469,9 +465,9 @@ impl World {
     /// many that is.
     fn finish(&mut self) -> Result<usize, String> {
         self.read(0)?;
-        for who in 0..CLIENTS {
+        for (who, name) in NAMES.iter().enumerate() {
             if self.clients[who].is_some() {
-                self.log.push(format!("@drop {}", NAMES[who]));
+                self.log.push(format!("@drop {name}"));
             }
             self.end(who)?;
             self.read(0)?;

@@ -131,39 +131,29 @@ struct Life {
 }
 
 static SETTINGS: LazyLock<[Arc<Settings>; 3]> = LazyLock::new(|| {
-    [None, Some(OnError::Close), Some(OnError::Message)].map(|errors| Arc::new(settings(errors)))
+    let usual = Setup::new();
+    [None, Some(OnError::Close), Some(OnError::Message)].map(|on| {
+        let errors = on.map_or(Errors::default(), |on| Errors {
+            denied: on,
+            unknown_destination: on,
+            unroutable: on,
+            limit: on,
+            outage: on,
+            store: on,
+            cancelled: on,
+        });
+        // Small, so that each of them is reached.
+        let limits = Limits {
+            subscriptions: 4,
+            unacked: 3,
+            transactions: 2,
+            transaction_actions: 2,
+            transaction_bytes: 100,
+            ..usual.settings.limits
+        };
+        usual.with_limits(limits, errors).settings
+    })
 });
-
-fn settings(on: Option<OnError>) -> Settings {
-    let usual = Setup::new().settings;
-    let errors = on.map_or(Errors::default(), |on| Errors {
-        denied: on,
-        unknown_destination: on,
-        unroutable: on,
-        limit: on,
-        outage: on,
-        store: on,
-        cancelled: on,
-    });
-    // Small, so that each of them is reached.
-    let limits = Limits {
-        subscriptions: 4,
-        unacked: 3,
-        transactions: 2,
-        transaction_actions: 2,
-        transaction_bytes: 100,
-        ..usual.limits
-    };
-    Settings {
-        limits,
-        errors,
-        policy: usual.policy.clone(),
-        unread: usual.unread.clone(),
-        level: usual.level,
-        broker: usual.broker,
-        names: usual.names.clone(),
-    }
-}
 
 fn one_of(values: &'static [&'static str]) -> impl Strategy<Value = &'static str> {
     prop::sample::select(values.to_vec())

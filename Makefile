@@ -46,3 +46,16 @@ clippy: ## lint the Rust code; warnings are errors
 clean: ## remove what was built; data/ stays
 	cargo clean
 	rm -rf $(DEMO)/dist $(DEMO)/node_modules $(DEMO)/test/screenshots
+
+recordings: build ## record what real clients say to the relay (npm, PyPI, Maven, Go)
+	conformance-tests/clients/build.sh
+	node conformance-tests/clients/record.mjs $(RELAY)
+	@$(MAKE) --no-print-directory clients-md
+
+clients-md: ## make the tables of docs/clients.md from the recordings
+	WRITE_CLIENTS_MD=1 cargo test --locked --test recordings tables
+
+conformance-docs: build ## put RabbitMQ, Artemis and Spring to the conformance tests too (Maven; 15 minutes)
+	scripts/conformance-docs.sh $(RELAY)
+
+.PHONY: recordings clients-md conformance-docs

@@ -1,34 +1,39 @@
 //! A frame that came against the pattern that was expected.
 
+use std::time::Duration;
+
+use crate::connection::Event;
 use crate::reader::{ServerFrame, show};
-use crate::template::Values;
+use crate::template::{Template, Values};
 use crate::transcript::FramePattern;
+use crate::wrong::Wrong;
 
 /// What the frame's holes held, or the first thing that is wrong.
 pub(crate) fn compare(
     pattern: &FramePattern,
     frame: &ServerFrame,
     values: &Values,
-) -> Result<Values, String> {
+) -> Result<Values, Wrong> {
     if frame.command != pattern.command.as_bytes() {
-        return Err(format!("expected {}, got {}", pattern.command, describe(frame)));
+        let event = Event::Frame(frame.clone(), None);
+        return Err(Wrong::instead(&pattern.command, event, Duration::ZERO));
     }
     let mut values = values.clone();
     let mut captured = Values::new();
     for (name, expected) in &pattern.headers {
         let Some(value) = frame.header(name.as_bytes()) else {
-            return Err(format!("header `{name}` is missing in {}", pattern.command));
+            return Err(format!("header `{name}` is missing in {}", pattern.command).into());
         };
-        let found = expected.matches(value, &values).ok_or_else(|| {
-            let expected = show(&expected.describe(&values));
-            format!("header `{name}`: expected {expected}, got {}", show(value))
-        })?;
+        let found = expected
+            .matches(value, &values)
+            .ok_or_else(|| differs(&format!("header `{name}`"), expected, &values, value))?;
         values.extend(found.clone());
         captured.extend(found);
     }
     for name in &pattern.absent {
         if let Some(value) = frame.header(name.as_bytes()) {
-            return Err(format!("header `{name}` must not be there, got {}", show(value)));
+            let what = format!("header `{name}` must not be there");
+            return Err(Wrong::new(what, format!(", got {}", show(value))));
         }
     }
     if !pattern.open {
@@ -36,31 +41,32 @@ pub(crate) fn compare(
             !pattern.headers.iter().any(|(expected, _)| expected.as_bytes() == name)
         });
         if let Some((name, value)) = further {
-            return Err(format!("a further header {}: {}", show(name), show(value)));
+            let what = format!("a further header {}", show(name));
+            return Err(Wrong::new(what, format!(": {}", show(value))));
         }
     }
-    let found = pattern.body.matches(&frame.body, &values).ok_or_else(|| {
-        let expected = show(&pattern.body.describe(&values));
-        format!("body: expected {expected}, got {}", show(&frame.body))
-    })?;
+    let body = &pattern.body;
+    let found = body
+        .matches(&frame.body, &values)
+        .ok_or_else(|| differs("body", body, &values, &frame.body))?;
     captured.extend(found);
     Ok(captured)
 }
 
-/// A frame in a few words: its command and, for an ERROR, its message.
-pub(crate) fn describe(frame: &ServerFrame) -> String {
-    let mut out = String::from_utf8_lossy(&frame.command).into_owned();
-    if let Some(message) = frame.header(b"message") {
-        out.push(' ');
-        out.push_str(&show(message));
+/// What is the same in every run is said first.
+fn differs(place: &str, expected: &Template, values: &Values, came: &[u8]) -> Wrong {
+    let shown = format!(": expected {}", show(&expected.describe(values)));
+    let came = format!(", got {}", show(came));
+    if expected.is_fixed() {
+        Wrong::new(format!("{place}{shown}"), came)
+    } else {
+        Wrong::new(place, format!("{shown}{came}"))
     }
-    out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::template::Template;
 
     fn pattern(headers: &[(&str, &str)], open: bool, body: &str) -> FramePattern {
         FramePattern {
@@ -112,12 +118,29 @@ mod tests {
             (frame("MESSAGE", &[("a", "1")], "y"), r#"body: expected "x", got "y""#),
         ];
         for (came, expected) in cases {
-            assert_eq!(compare(&strict, &came, &Values::new()).unwrap_err(), expected);
+            let wrong = compare(&strict, &came, &Values::new()).unwrap_err();
+            assert_eq!(wrong.to_string(), expected);
         }
         let open = pattern(&[("a", "1")], true, "x");
         assert!(
             compare(&open, &frame("MESSAGE", &[("a", "1"), ("b", "")], "x"), &Values::new())
                 .is_ok()
         );
+    }
+
+    #[test]
+    fn what_a_run_made_up_is_apart() {
+        let values = Values::from([("unique".into(), b"conf-1".to_vec())]);
+        let cases = [
+            ("1", "header `a`: expected \"1\"", ", got \"2\""),
+            ("${*}1", "header `a`: expected \"${*}1\"", ", got \"2\""),
+            ("${unique}", "header `a`", ": expected \"conf-1\", got \"2\""),
+        ];
+        for (expected, what, came) in cases {
+            let pattern = pattern(&[("a", expected)], true, "");
+            let frame = frame("MESSAGE", &[("a", "2")], "");
+            let wrong = compare(&pattern, &frame, &values).unwrap_err();
+            assert_eq!(wrong, Wrong::new(what, came));
+        }
     }
 }

@@ -1,29 +1,20 @@
 //! One connection to the server under test, over TCP or WebSocket, and all that passed on it.
 
 use std::collections::VecDeque;
-use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{SinkExt, StreamExt};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
+use futures_util::{FutureExt, SinkExt, StreamExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::HeaderValue;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame as WsFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
-use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
+use crate::dial::{DialError, Endpoint, Stream, Wire, dial};
 use crate::reader::{Reader, Said, ServerFrame, show};
+use crate::trace::{Side, Trace};
 use crate::transcript::{Cut, MessageKind, Transport};
-
-/// For the handshake with a server in this process.
-const MEMORY_URL: &str = "ws://in-process/ws";
-/// How many bytes of one read or write a trace shows.
-const TRACED: usize = 2048;
 
 /// Which part of a WebSocket message a frame is.
 #[derive(Clone, Copy)]
@@ -52,31 +43,8 @@ pub(crate) enum Event {
     Silence,
 }
 
-/// A connection without framing: TCP, or a pipe within this process.
-pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
-/// Where a connection goes.
-#[derive(Clone)]
-pub(crate) enum Address {
-    Network {
-        authority: String,
-        /// For WebSocket.
-        url: String,
-    },
-    /// What opens a connection to a server in this process.
-    Memory(Arc<dyn Fn() -> Box<dyn Stream> + Send + Sync>),
-}
-
-enum Wire {
-    Plain(Box<dyn Stream>),
-    WebSocket(Box<WebSocketStream<Box<dyn Stream>>>),
-    /// Dropped by this side.
-    Gone,
-}
-
 pub(crate) struct Connection {
+    name: String,
     wire: Wire,
     transport: Transport,
     reader: Reader,
@@ -85,62 +53,31 @@ pub(crate) struct Connection {
     events: VecDeque<Event>,
     /// The kind of the last message a WebSocket brought.
     last_kind: Option<MessageKind>,
-    /// Lines `> "..."` and `< "..."` of all that passed.
-    pub(crate) trace: String,
+    trace: Trace,
 }
 
 impl Connection {
+    /// The connection called `name`, and the subprotocol that was selected.
     pub(crate) async fn open(
-        address: &Address,
+        name: &str,
+        endpoint: &Endpoint,
         transport: Transport,
         offer: &[String],
         limit: Duration,
-    ) -> Result<(Self, Option<String>), String> {
-        let opened = timeout(limit, Self::open_wire(address, transport, offer)).await;
-        let (wire, selected) =
-            opened.map_err(|_| format!("connecting took longer than {limit:?}"))??;
+        trace: Trace,
+    ) -> Result<(Self, Option<String>), DialError> {
+        let (wire, selected) = dial(endpoint, transport, offer, limit).await?;
         let connection = Self {
+            name: name.to_owned(),
             wire,
             transport,
             reader: Reader::default(),
             closed: None,
             events: VecDeque::new(),
             last_kind: None,
-            trace: String::new(),
+            trace,
         };
         Ok((connection, selected))
-    }
-
-    async fn open_wire(
-        address: &Address,
-        transport: Transport,
-        offer: &[String],
-    ) -> Result<(Wire, Option<String>), String> {
-        let (stream, url): (Box<dyn Stream>, &str) = match address {
-            Address::Memory(open) => (open(), MEMORY_URL),
-            Address::Network { authority, url } => {
-                let tcp = TcpStream::connect(authority)
-                    .await
-                    .map_err(|error| format!("connecting to {authority}: {error}"))?;
-                // A small write must not wait for the answer to the one before it.
-                tcp.set_nodelay(true).map_err(|error| error.to_string())?;
-                (Box::new(tcp), url)
-            }
-        };
-        if transport == Transport::Tcp {
-            return Ok((Wire::Plain(stream), None));
-        }
-        let failed = |error: WsError| format!("WebSocket handshake at {url}: {error}");
-        let mut request = url.into_client_request().map_err(failed)?;
-        if !offer.is_empty() {
-            let list = HeaderValue::from_str(&offer.join(", ")).map_err(|e| e.to_string())?;
-            request.headers_mut().insert("Sec-WebSocket-Protocol", list);
-        }
-        let (stream, response) =
-            tokio_tungstenite::client_async(request, stream).await.map_err(failed)?;
-        let selected = response.headers().get("Sec-WebSocket-Protocol");
-        let selected = selected.and_then(|value| value.to_str().ok()).map(str::to_owned);
-        Ok((Wire::WebSocket(Box::new(stream)), selected))
     }
 
     /// Sends, cut as it is said. What a server that has closed does not take is no failure here:
@@ -164,12 +101,11 @@ impl Connection {
     }
 
     async fn write(&mut self, bytes: &[u8], part: Part, limit: Duration) {
-        self.note('>', bytes);
+        self.trace.bytes(&self.name, Side::Client, bytes);
         let write = async {
             match &mut self.wire {
                 Wire::Plain(stream) => {
-                    stream.write_all(bytes).await.map_err(|error| error.to_string())?;
-                    stream.flush().await.map_err(|error| error.to_string())
+                    write_out(stream, bytes).await.map_err(|error| error.to_string())
                 }
                 Wire::WebSocket(stream) => {
                     // A frame, not a text: a case may send bytes that are no UTF-8.
@@ -193,8 +129,8 @@ impl Connection {
         self.say(&format!("> on the socket {}", show(bytes)));
         let write = async {
             match &mut self.wire {
-                Wire::Plain(stream) => stream.write_all(bytes).await,
-                Wire::WebSocket(stream) => stream.get_mut().write_all(bytes).await,
+                Wire::Plain(stream) => write_out(stream, bytes).await,
+                Wire::WebSocket(stream) => write_out(stream.get_mut(), bytes).await,
                 Wire::Gone => Ok(()),
             }
         };
@@ -238,15 +174,16 @@ impl Connection {
 
     /// Ends politely where the case did not; whether the server takes it is no matter.
     pub(crate) async fn finish(&mut self) {
-        if self.closed.is_none() {
-            let limit = Duration::from_millis(500);
-            let ended = match &mut self.wire {
-                Wire::Plain(stream) => timeout(limit, stream.shutdown()).await.is_ok(),
-                Wire::WebSocket(stream) => timeout(limit, (**stream).close(None)).await.is_ok(),
+        let limit = Duration::from_millis(500);
+        let goodbye = async {
+            match &mut self.wire {
+                Wire::Plain(stream) => stream.shutdown().await.is_ok(),
+                // Where the server closed first, this answers its close.
+                Wire::WebSocket(stream) => (**stream).close(None).await.is_ok(),
                 Wire::Gone => true,
-            };
-            self.closed = ended.then_some(None);
-        }
+            }
+        };
+        timeout(limit, goodbye).await.unwrap_or_default();
         self.wire = Wire::Gone;
     }
 
@@ -254,26 +191,24 @@ impl Connection {
         self.closed.is_none()
     }
 
-    /// The next event, or `Silence` where none came until `deadline`.
-    pub(crate) async fn next(&mut self, deadline: Instant) -> Event {
-        loop {
-            if let Some(event) = self.events.pop_front() {
-                return event;
-            }
-            if let Some(code) = self.closed {
-                let rest = self.reader.rest();
-                if !rest.is_empty() {
-                    let text = format!("closed within a frame: {}", show(rest));
-                    self.reader = Reader::default();
-                    return Event::Malformed(text);
-                }
-                return Event::Closed(code);
-            }
-            match timeout_at(deadline, self.read()).await {
-                Ok(()) => self.take_events(),
-                Err(_) => return Event::Silence,
-            }
+    /// The next thing that has come, if any has: from its end on, the end.
+    pub(crate) fn take(&mut self) -> Option<Event> {
+        if let Some(event) = self.events.pop_front() {
+            return Some(event);
         }
+        let code = self.closed?;
+        let rest = self.reader.rest();
+        if rest.is_empty() {
+            return Some(Event::Closed(code));
+        }
+        let text = format!("closed within a frame: {}", show(rest));
+        self.reader = Reader::default();
+        Some(Event::Malformed(text))
+    }
+
+    /// Reads what is there already.
+    pub(crate) fn read_ready(&mut self) {
+        while self.is_open() && self.read().now_or_never().is_some() {}
     }
 
     fn take_events(&mut self) {
@@ -294,7 +229,12 @@ impl Connection {
     }
 
     /// Reads once. Losing the future loses no bytes.
-    async fn read(&mut self) {
+    pub(crate) async fn read(&mut self) {
+        self.read_wire().await;
+        self.take_events();
+    }
+
+    async fn read_wire(&mut self) {
         match &mut self.wire {
             Wire::Plain(stream) => {
                 let mut buffer = Vec::with_capacity(16 * 1024);
@@ -316,13 +256,16 @@ impl Connection {
                 Some(Ok(Message::Close(frame))) => {
                     let code = frame.as_ref().map(|frame| u16::from(frame.code));
                     let reason = frame.map(|frame| frame.reason.to_string()).unwrap_or_default();
-                    self.end(code, &format!("closed {code:?} {}", show(reason.as_bytes())));
+                    let code_text = code.map_or("without a code".into(), |code| code.to_string());
+                    self.end(code, &format!("closed {code_text} {}", show(reason.as_bytes())));
                 }
                 Some(Ok(Message::Pong(payload))) => {
                     self.say(&format!("< PONG {}", show(&payload)));
                     self.events.push_back(Event::Pong(payload.to_vec()));
                 }
-                Some(Ok(Message::Ping(_) | Message::Frame(_))) => {}
+                // The library answers it with the next read or write.
+                Some(Ok(Message::Ping(payload))) => self.say(&format!("< PING {}", show(&payload))),
+                Some(Ok(Message::Frame(_))) => {}
                 Some(Err(error)) => self.end(None, &format!("closed: {error}")),
                 None => self.end(None, "closed"),
             },
@@ -331,7 +274,7 @@ impl Connection {
     }
 
     fn arrived(&mut self, bytes: &[u8]) {
-        self.note('<', bytes);
+        self.trace.bytes(&self.name, Side::Server, bytes);
         self.reader.push(bytes);
     }
 
@@ -340,17 +283,13 @@ impl Connection {
         self.closed = Some(code);
     }
 
-    fn note(&mut self, side: char, bytes: &[u8]) {
-        let shown = bytes.get(..TRACED).unwrap_or(bytes);
-        let more = match bytes.len() - shown.len() {
-            0 => String::new(),
-            more => format!(" and {more} bytes more"),
-        };
-        self.say(&format!("{side} {}{more}", show(shown)));
+    fn say(&self, line: &str) {
+        self.trace.note(&self.name, line);
     }
+}
 
-    fn say(&mut self, line: &str) {
-        // Writing to a String cannot fail.
-        writeln!(self.trace, "{line}").unwrap_or_default();
-    }
+async fn write_out(stream: &mut Box<dyn Stream>, bytes: &[u8]) -> std::io::Result<()> {
+    stream.write_all(bytes).await?;
+    // TLS keeps back what is not flushed.
+    stream.flush().await
 }

@@ -3,18 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
-use serde::Deserialize;
+use crate::expected::{Difference, Expected, ExpectedError};
+use crate::transcript::Level;
 
-/// A known difference of one server.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Difference {
-    /// Patterns of `id/version/transport` with `*`; the ends may be left out: `id`, `id/1.2`.
-    pub cases: Vec<String>,
-    /// A part of the failure's text, so that another failure is not taken for this one.
-    pub fails_with: String,
-    pub reason: String,
-}
+/// Longer than Spring's threads take to do what two frames of a session ask for.
+const SPRING_QUIET: Duration = Duration::from_millis(250);
 
 /// How it is known that a server has done what it was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,9 +29,14 @@ pub struct Profile {
     /// Whether a close without an ERROR answers a mistake: "The server MAY send ERROR frames".
     pub(crate) silent_close: bool,
     pub(crate) sync: Sync,
-    /// Whether cases of level `field` are played.
-    pub(crate) field: bool,
-    pub differences: Vec<Difference>,
+    /// The least binding level that is played where nobody says.
+    pub level: Level,
+    /// Whether cases are played that only RabbitMQ's plugin, and what stands in for it, can pass.
+    pub(crate) rabbitmq: bool,
+    /// The differences that come with the profile.
+    built_in: Expected,
+    /// Those of whoever runs it.
+    own: Expected,
 }
 
 /// Why a profile cannot be used.
@@ -53,16 +51,9 @@ impl fmt::Display for ProfileError {
 
 impl std::error::Error for ProfileError {}
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct List {
-    #[serde(default)]
-    difference: Vec<Difference>,
-}
-
 impl Profile {
     /// Their names.
-    pub const NAMES: [&'static str; 3] = ["spec", "rabbitmq", "stomp-relay"];
+    pub const NAMES: [&'static str; 4] = ["spec", "rabbitmq", "spring", "stomp-relay"];
 
     /// Any server: what the specification says, and nothing else.
     #[must_use]
@@ -73,21 +64,22 @@ impl Profile {
             messages: false,
             silent_close: true,
             sync: Sync::Receipt,
-            field: false,
-            differences: Vec::new(),
+            level: Level::May,
+            rabbitmq: false,
+            built_in: Expected::new(),
+            own: Expected::new(),
         }
     }
 
-    /// Every case, ERROR texts and close codes included, no difference.
-    const fn strict(name: &'static str) -> Self {
+    /// Every case, ERROR texts included, no difference.
+    fn strict(name: &'static str) -> Self {
         Self {
             name,
-            close_codes: true,
             messages: true,
             silent_close: false,
-            sync: Sync::Receipt,
-            field: true,
-            differences: Vec::new(),
+            level: Level::Field,
+            rabbitmq: true,
+            ..Self::spec()
         }
     }
 
@@ -96,8 +88,8 @@ impl Profile {
     /// # Errors
     /// Where `expected/stomp-relay.toml` is no such list.
     pub fn stomp_relay() -> Result<Self, ProfileError> {
-        let differences = differences(include_str!("../expected/stomp-relay.toml"))?;
-        Ok(Self { differences, ..Self::strict("stomp-relay") })
+        let profile = Self { close_codes: true, ..Self::strict("stomp-relay") };
+        profile.with_list(include_str!("../expected/stomp-relay.toml"))
     }
 
     /// RabbitMQ's STOMP and Web STOMP plugins, with their known differences.
@@ -105,8 +97,29 @@ impl Profile {
     /// # Errors
     /// Where `expected/rabbitmq.toml` is no such list.
     pub fn rabbitmq() -> Result<Self, ProfileError> {
-        let differences = differences(include_str!("../expected/rabbitmq.toml"))?;
-        Ok(Self { close_codes: false, differences, ..Self::strict("rabbitmq") })
+        Self::strict("rabbitmq").with_list(include_str!("../expected/rabbitmq.toml"))
+    }
+
+    /// Spring's simple broker: it answers no receipt but DISCONNECT's, and handles the frames of
+    /// a session in parallel.
+    ///
+    /// # Errors
+    /// Where `expected/spring.toml` is no such list.
+    pub fn spring() -> Result<Self, ProfileError> {
+        let sync = Sync::Quiet(SPRING_QUIET);
+        let profile = Self { name: "spring", sync, level: Level::Field, ..Self::spec() };
+        profile.with_list(include_str!("../expected/spring.toml"))
+    }
+
+    fn with_list(self, text: &str) -> Result<Self, ProfileError> {
+        let built_in = Expected::built_in(text).map_err(|ExpectedError { line, text }| {
+            ProfileError(format!("expected/{}.toml:{line}: {text}", self.name))
+        })?;
+        Ok(self.with_built_in(built_in))
+    }
+
+    pub(crate) fn with_built_in(self, built_in: Expected) -> Self {
+        Self { built_in, ..self }
     }
 
     /// The profile of that name.
@@ -117,6 +130,7 @@ impl Profile {
         match name {
             "spec" => Ok(Self::spec()),
             "rabbitmq" => Self::rabbitmq(),
+            "spring" => Self::spring(),
             "stomp-relay" => Self::stomp_relay(),
             _ => Err(ProfileError(format!(
                 "no profile `{name}`; there are {}",
@@ -125,81 +139,69 @@ impl Profile {
         }
     }
 
+    /// The same with a list of one's own, which goes before the profile's.
+    #[must_use]
+    pub fn with_expected(self, own: Expected) -> Self {
+        Self { own, ..self }
+    }
+
     /// The known difference of a case in a version over a transport.
     #[must_use]
     pub fn difference(&self, name: &str) -> Option<&Difference> {
-        self.differences.iter().find(|d| d.cases.iter().any(|pattern| covers(pattern, name)))
+        self.own.difference(name).or_else(|| self.built_in_difference(name))
     }
-}
 
-/// A list of differences.
-fn differences(text: &str) -> Result<Vec<Difference>, ProfileError> {
-    let list: List = toml::from_str(text).map_err(|error| ProfileError(error.to_string()))?;
-    Ok(list.difference)
-}
+    /// The same where it comes with the profile, and no list of one's own says otherwise.
+    fn built_in_difference(&self, name: &str) -> Option<&Difference> {
+        self.built_in.difference(name).filter(|_| !self.own.passes(name))
+    }
 
-/// Whether `pattern` or `pattern/...` fits `name`.
-pub(crate) fn covers(pattern: &str, name: &str) -> bool {
-    glob(pattern.as_bytes(), name.as_bytes())
-        || name.match_indices('/').any(|(at, _)| {
-            name.get(..at).is_some_and(|part| glob(pattern.as_bytes(), part.as_bytes()))
-        })
-}
+    /// The same where it is one's own.
+    pub(crate) fn own_difference(&self, name: &str) -> Option<&Difference> {
+        self.own.difference(name)
+    }
 
-/// `*` is any text, everything else itself.
-fn glob(pattern: &[u8], text: &[u8]) -> bool {
-    match (pattern.split_first(), text.split_first()) {
-        (None, None) => true,
-        (Some((b'*', pattern)), _) => {
-            (0..=text.len()).any(|at| glob(pattern, text.get(at..).unwrap_or_default()))
-        }
-        (Some((a, pattern)), Some((b, text))) => a == b && glob(pattern, text),
-        _ => false,
+    /// Whether one's own list says that a case passes which the profile lists.
+    pub(crate) fn says_passes(&self, name: &str) -> bool {
+        self.own.passes(name) && self.built_in.difference(name).is_some()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runner::names;
+    use crate::expected::{covers, names};
     use crate::transcripts::all_cases;
-
-    #[test]
-    fn patterns() {
-        let cases = [
-            ("a", "a/1.2/tcp", true),
-            ("a/1.2", "a/1.2/tcp", true),
-            ("a/1.2/tcp", "a/1.2/tcp", true),
-            ("a/1.1", "a/1.2/tcp", false),
-            ("a/*/tcp", "a/1.2/tcp", true),
-            ("a/*/ws-*", "a/1.2/ws-text", true),
-            ("a/*/ws-*", "a/1.2/tcp", false),
-            ("ab*", "a/1.2/tcp", false),
-            ("a*", "ab/1.2/tcp", true),
-            ("a", "ab/1.2/tcp", false),
-        ];
-        for (pattern, name, expected) in cases {
-            assert_eq!(covers(pattern, name), expected, "{pattern} {name}");
-        }
-    }
-
-    #[test]
-    fn unknown_keys_are_refused() {
-        let text = "[[difference]]\ncases = []\nfails_with = ''\nreason = ''\nwhy = ''";
-        assert!(differences(text).unwrap_err().to_string().contains("why"));
-    }
 
     #[test]
     fn every_listed_pattern_names_a_case_and_a_reason() {
         let names: Vec<String> = all_cases().unwrap().iter().flat_map(names).collect();
         for profile in Profile::NAMES {
-            for difference in Profile::named(profile).unwrap().differences {
+            for difference in Profile::named(profile).unwrap().built_in.differences {
                 assert!(!difference.fails_with.is_empty() && difference.reason.len() > 10);
                 for pattern in &difference.cases {
                     let found = names.iter().any(|name| covers(pattern, name));
                     assert!(found, "stale in {profile}: {pattern}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn ones_own_list_goes_before_the_profiles() {
+        let list = |text| Expected::built_in(text).unwrap();
+        let built_in = "[[difference]]\ncases = ['a', 'b', 'c']\nreason = 'built in'";
+        let profile = Profile::spec().with_built_in(list(built_in));
+        let own = "passes = ['b/1.2']\n[[difference]]\ncases = ['a']\nreason = 'own'";
+        let profile = profile.with_expected(list(own));
+        for (name, expected) in [
+            ("a/1.2/tcp", Some("own")),
+            ("b/1.2/tcp", None),
+            ("b/1.1/tcp", Some("built in")),
+            ("c/1.2/tcp", Some("built in")),
+            ("d/1.2/tcp", None),
+        ] {
+            assert_eq!(profile.difference(name).map(|d| d.reason.as_str()), expected, "{name}");
         }
     }
 }

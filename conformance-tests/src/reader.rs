@@ -140,7 +140,12 @@ fn content_length(text: &[u8]) -> Result<usize, String> {
 
 /// Bytes as text that can be read and typed again: `"a\nb\x80"`.
 pub(crate) fn show(bytes: &[u8]) -> String {
-    let mut out = String::from("\"");
+    format!("\"{}\"", show_bare(bytes))
+}
+
+/// The same without the quotes.
+pub(crate) fn show_bare(bytes: &[u8]) -> String {
+    let mut out = String::new();
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             match character {
@@ -165,7 +170,6 @@ pub(crate) fn show(bytes: &[u8]) -> String {
             push_hex(&mut out, *byte);
         }
     }
-    out.push('"');
     out
 }
 

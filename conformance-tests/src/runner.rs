@@ -2,114 +2,19 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio_tungstenite::tungstenite::http::Uri;
+use tokio::time::Instant;
 
-use crate::connection::{Address, Stream};
+use crate::expected::covers;
 use crate::play::{Setting, play};
-use crate::profile::{Profile, covers};
+use crate::profile::Profile;
 use crate::report::{Failure, Outcome, Report, Verdict};
-use crate::template::Values;
-use crate::transcript::{Case, Level, ParseError, Step, Transport, Version};
+use crate::target::Target;
+use crate::transcript::{Case, Level, ParseError, Step, Transport, Version, name};
 use crate::transcripts::all_cases;
-
-/// The server under test, and an account of it.
-#[derive(Clone)]
-pub struct Target {
-    address: Address,
-    web_socket: bool,
-    login: String,
-    passcode: String,
-    profile: Profile,
-}
-
-impl fmt::Debug for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let url = match &self.address {
-            Address::Network { url, .. } => url,
-            Address::Memory(_) => "in this process",
-        };
-        f.debug_struct("Target").field("url", &url).finish_non_exhaustive()
-    }
-}
-
-/// Why a URL is no target.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TargetError(String);
-
-impl fmt::Display for TargetError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for TargetError {}
-
-impl Target {
-    /// A server at `tcp://host:port` or `ws://host:port/path`, where `login` may use any
-    /// `/queue/conf-*` and `/topic/conf-*`, wildcards included.
-    ///
-    /// # Errors
-    /// Where the URL is another one, or login or passcode would not fit in a header.
-    pub fn new(
-        url: &str,
-        login: &str,
-        passcode: &str,
-        profile: Profile,
-    ) -> Result<Self, TargetError> {
-        let refused = |why: &str| Err(TargetError(format!("{url}: {why}")));
-        let Ok(uri) = url.parse::<Uri>() else { return refused("this is no URL") };
-        let web_socket = match uri.scheme_str() {
-            Some("tcp") => false,
-            Some("ws") => true,
-            _ => return refused("the URL must begin with tcp:// or ws://"),
-        };
-        let (Some(host), Some(port)) = (uri.host(), uri.port_u16()) else {
-            return refused("the URL must have a host and a port");
-        };
-        if [login, passcode].iter().any(|text| text.contains(['\n', '\r', '\0'])) {
-            return refused("login and passcode cannot have line ends or NUL");
-        }
-        Ok(Self {
-            address: Address::Network { authority: format!("{host}:{port}"), url: url.to_owned() },
-            web_socket,
-            login: login.to_owned(),
-            passcode: passcode.to_owned(),
-            profile,
-        })
-    }
-
-    /// A server in this process: `open` makes a connection to it. The cases for TCP are played.
-    pub fn in_process<S: Stream + 'static>(
-        open: impl Fn() -> S + Send + Sync + 'static,
-        login: &str,
-        passcode: &str,
-        profile: Profile,
-    ) -> Self {
-        Self {
-            address: Address::Memory(Arc::new(move || Box::new(open()))),
-            web_socket: false,
-            login: login.to_owned(),
-            passcode: passcode.to_owned(),
-            profile,
-        }
-    }
-
-    /// The same server, its connections taken for WebSocket.
-    #[must_use]
-    pub fn over_web_socket(self) -> Self {
-        Self { web_socket: true, ..self }
-    }
-
-    fn plays(&self, case: &Case, transport: Transport) -> bool {
-        let field = self.profile.field || case.level != Level::Field;
-        field && self.web_socket == (transport != Transport::Tcp)
-    }
-}
 
 /// Which cases to play.
 #[derive(Clone, Debug, Default)]
@@ -118,16 +23,39 @@ pub struct Filter {
     pub only: Vec<String>,
     /// Cases with one of these tags are left out.
     pub skip_tags: Vec<String>,
+    /// The least binding level; none: the profile's.
+    pub level: Option<Level>,
+    /// Versions; empty: all.
+    pub versions: Vec<Version>,
 }
 
 impl Filter {
-    fn takes(&self, case: &Case, name: &str) -> bool {
-        let only = self.only.is_empty() || self.only.iter().any(|pattern| covers(pattern, name));
-        only && !self.skip_tags.iter().any(|tag| case.tags.contains(tag))
+    /// Whether a case is taken in that version over that transport, where `level` is the least
+    /// binding one that is played when nobody says.
+    #[must_use]
+    pub fn takes(&self, case: &Case, version: Version, transport: Transport, level: Level) -> bool {
+        let name = name(&case.id, version, transport);
+        let only = self.only.is_empty() || self.only.iter().any(|pattern| covers(pattern, &name));
+        only && case.level <= self.level.unwrap_or(level)
+            && (self.versions.is_empty() || self.versions.contains(&version))
+            && !self.skip_tags.iter().any(|tag| case.tags.contains(tag))
+    }
+
+    /// Whether a case is played to the target at all.
+    #[must_use]
+    pub fn takes_any(&self, target: &Target, case: &Case) -> bool {
+        !self.taken(target, case).is_empty()
+    }
+
+    /// In which versions and over which transports a case is played.
+    fn taken(&self, target: &Target, case: &Case) -> Vec<(Version, Transport)> {
+        let all = case.versions().flat_map(|v| case.transports.iter().map(move |t| (v, *t)));
+        let level = target.profile.level;
+        all.filter(|(v, t)| target.plays(case, *t) && self.takes(case, *v, *t, level)).collect()
     }
 }
 
-/// Plays cases. `new` has the usual limits.
+/// Plays cases; the default has the usual limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Runner {
     /// How long an answer may take.
@@ -144,52 +72,99 @@ impl Default for Runner {
 
 /// A case in one version over one transport.
 struct Job {
-    name: String,
     case: Arc<Case>,
     version: Version,
     transport: Transport,
 }
 
+/// Cases being played. Dropped, it plays no further.
+pub struct Running {
+    total: usize,
+    tasks: JoinSet<Outcome>,
+}
+
+impl fmt::Debug for Running {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Running").field("total", &self.total).finish_non_exhaustive()
+    }
+}
+
+impl Running {
+    /// How many cases there are, those included that have been played.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.total
+    }
+
+    /// The next outcome, in no order; none when all have been played. Losing the future loses
+    /// nothing.
+    pub async fn next(&mut self) -> Option<Outcome> {
+        match self.tasks.join_next().await? {
+            Ok(outcome) => Some(outcome),
+            // No task is cancelled while this is there to be asked.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        }
+    }
+}
+
 impl Runner {
     /// Plays those of `cases` that fit the target and the filter.
     pub async fn run(self, target: &Target, filter: &Filter, cases: Vec<Case>) -> Report {
+        let mut running = self.start(target, filter, cases);
+        let mut outcomes = Vec::new();
+        while let Some(outcome) = running.next().await {
+            outcomes.push(outcome);
+        }
+        Report::new(outcomes)
+    }
+
+    /// The same for somebody who wants to see each outcome when it is there. To be called within
+    /// a tokio runtime.
+    #[must_use]
+    pub fn start(self, target: &Target, filter: &Filter, cases: Vec<Case>) -> Running {
         let permits = Arc::new(Semaphore::new(self.jobs.max(1)));
         let target = Arc::new(target.clone());
-        let mut running = JoinSet::new();
+        let mut tasks = JoinSet::new();
         for job in jobs(&target, filter, cases) {
             let (target, permits) = (Arc::clone(&target), Arc::clone(&permits));
-            running.spawn(async move {
+            tasks.spawn(async move {
                 // The semaphore is never closed; without a permit the case would run all the same.
                 let _permit = permits.acquire().await;
                 self.outcome(&target, &job).await
             });
         }
-        let mut outcomes = running.join_all().await;
-        outcomes.sort_by(|a, b| a.name.cmp(&b.name));
-        Report { outcomes }
+        Running { total: tasks.len(), tasks }
     }
 
     async fn outcome(self, target: &Target, job: &Job) -> Outcome {
-        let case = &job.case;
+        let Job { case, version, transport } = job;
         let setting = Setting {
-            address: &target.address,
-            transport: job.transport,
-            version: job.version,
+            endpoint: &target.endpoint,
+            account: &target.account,
+            transport: *transport,
+            version: *version,
             profile: &target.profile,
             limit: self.limit,
-            values: values(target, job.version),
+            values: target.values(*version),
         };
-        let script = case.scripts.iter().find(|(version, _)| *version == job.version);
+        let script = case.scripts.iter().find(|(of, _)| of == version);
         let steps: &[Step] = script.map_or(&[], |(_, steps)| steps.as_slice());
+        let start = Instant::now();
         let result = play(setting, steps).await;
+        let name = name(&case.id, *version, *transport);
         Outcome {
-            name: job.name.clone(),
+            id: case.id.clone(),
+            version: *version,
+            transport: *transport,
             title: case.title.clone(),
             level: case.level,
             section: case.section.clone(),
             why: case.why.clone(),
             file: case.file.clone(),
-            verdict: judge(&target.profile, &job.name, result),
+            line: case.line,
+            time: start.elapsed(),
+            verdict: judge(&target.profile, &name, result),
+            name,
         }
     }
 }
@@ -197,28 +172,11 @@ impl Runner {
 fn jobs(target: &Target, filter: &Filter, cases: Vec<Case>) -> Vec<Job> {
     let mut jobs = Vec::new();
     for case in cases.into_iter().map(Arc::new) {
-        for version in case.versions() {
-            for &transport in case.transports.iter().filter(|t| target.plays(&case, **t)) {
-                let name = name(&case, version, transport);
-                if filter.takes(&case, &name) {
-                    jobs.push(Job { name, case: Arc::clone(&case), version, transport });
-                }
-            }
+        for (version, transport) in filter.taken(target, &case) {
+            jobs.push(Job { case: Arc::clone(&case), version, transport });
         }
     }
     jobs
-}
-
-fn name(case: &Case, version: Version, transport: Transport) -> String {
-    format!("{}/{}/{}", case.id, version.name(), transport.name())
-}
-
-/// All names a case can have.
-#[cfg(test)]
-pub(crate) fn names(case: &Case) -> Vec<String> {
-    case.versions()
-        .flat_map(|version| case.transports.iter().map(move |t| name(case, version, *t)))
-        .collect()
 }
 
 fn judge(profile: &Profile, name: &str, result: Result<(), Failure>) -> Verdict {
@@ -235,24 +193,6 @@ fn judge(profile: &Profile, name: &str, result: Result<(), Failure>) -> Verdict 
     }
 }
 
-/// Fresh names, so that cases, runs and machines never meet in one queue.
-fn values(target: &Target, version: Version) -> Values {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let unique = format!("conf-{:x}-{:x}-{count}", since.as_micros(), std::process::id());
-    let pairs = [
-        ("version", version.name().to_owned()),
-        ("login", target.login.clone()),
-        ("passcode", target.passcode.clone()),
-        ("host", "/".to_owned()),
-        ("queue", format!("/queue/{unique}")),
-        ("topic", format!("/topic/{unique}")),
-        ("unique", unique),
-    ];
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value.into_bytes())).collect()
-}
-
 /// Plays the built-in transcripts with the usual limits.
 ///
 /// # Errors
@@ -266,22 +206,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn targets() {
-        let new = |url| Target::new(url, "u", "p", Profile::spec()).map(|t| t.web_socket);
-        assert_eq!(new("tcp://127.0.0.1:61613"), Ok(false));
-        assert_eq!(new("ws://[::1]:8080/ws"), Ok(true));
-        for url in ["", "http://a:1", "tcp://a", "ws://a/ws", "wss://a:1/ws"] {
-            assert!(new(url).is_err(), "{url}");
+    fn filters() {
+        let text = "# t\n@id a\n@level should\n@section s\n@why w\n@tags x y\n@connect\n";
+        let cases = crate::parse("f", text).unwrap();
+        let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
+        let only = |only: &[&str]| Filter { only: texts(only), ..Filter::default() };
+        let skip = |tags: &[&str]| Filter { skip_tags: texts(tags), ..Filter::default() };
+        let level = |level| Filter { level: Some(level), ..Filter::default() };
+        let versions =
+            |versions: &[Version]| Filter { versions: versions.to_vec(), ..Filter::default() };
+        let cases_of = [
+            (Filter::default(), Level::May, true),
+            (Filter::default(), Level::Must, false),
+            (level(Level::Must), Level::Field, false),
+            (level(Level::Should), Level::Must, true),
+            (level(Level::Field), Level::Must, true),
+            (only(&["b", "a/1.2"]), Level::Field, true),
+            (only(&["b", "a/1.1"]), Level::Field, false),
+            (skip(&["z"]), Level::Field, true),
+            (skip(&["z", "y"]), Level::Field, false),
+            (versions(&[Version::V11, Version::V12]), Level::Field, true),
+            (versions(&[Version::V10]), Level::Field, false),
+        ];
+        for (filter, default, expected) in cases_of {
+            let taken = filter.takes(&cases[0], Version::V12, Transport::Tcp, default);
+            assert_eq!(taken, expected, "{filter:?} {default:?}");
         }
-        assert!(Target::new("tcp://a:1", "u\n", "p", Profile::spec()).is_err());
-    }
-
-    #[test]
-    fn given_values_are_those_the_parser_knows() {
-        let target = Target::new("tcp://a:1", "u", "p", Profile::spec()).unwrap();
-        let values = values(&target, Version::V12);
-        let mut given = crate::transcript::GIVEN.to_vec();
-        given.sort_unstable();
-        assert_eq!(values.keys().collect::<Vec<_>>(), given);
     }
 }

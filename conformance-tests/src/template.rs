@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::target::Account;
+
 /// Values by name: those of the target, of the case, and what was captured.
 pub(crate) type Values = BTreeMap<String, Vec<u8>>;
 
@@ -128,6 +130,59 @@ impl Template {
         !self.parts.iter().any(|part| matches!(part, Part::Capture(_) | Part::Any))
     }
 
+    /// Whether it is the same in every run.
+    pub(crate) fn is_fixed(&self) -> bool {
+        !self.parts.iter().any(|part| matches!(part, Part::Value(_)))
+    }
+
+    /// The same for an account: what logs in without a login says nothing of it, and the account's
+    /// further headers follow the passcode. A CONNECT with another passcode stays as it is.
+    pub(crate) fn for_account(&self, account: &Account) -> Self {
+        let mut out = Self::default();
+        let mut more: Option<Vec<u8>> = None;
+        for part in &self.parts {
+            match part {
+                Part::Bytes(bytes) => {
+                    let (eol, rest) = bytes.split_at(end_of_line(bytes).unwrap_or(0));
+                    match more.take() {
+                        Some(lines) if !eol.is_empty() => {
+                            // Without a login the line's end goes with the line.
+                            if !account.login.is_empty() {
+                                out.push(eol);
+                            }
+                            out.push(&lines);
+                            out.push(rest);
+                        }
+                        _ => out.push(bytes),
+                    }
+                }
+                Part::Value(name) if out.ends_with_header(name) => {
+                    more = Some(if name == "passcode" { account.lines() } else { Vec::new() });
+                    if account.login.is_empty() {
+                        out.drop_header(name);
+                    } else {
+                        out.parts.push(part.clone());
+                    }
+                }
+                Part::Value(_) | Part::Capture(_) | Part::Any => out.parts.push(part.clone()),
+            }
+        }
+        out
+    }
+
+    /// Whether `login:` or `passcode:` at the begin of a line comes last.
+    fn ends_with_header(&self, name: &str) -> bool {
+        let Some(Part::Bytes(bytes)) = self.parts.last() else { return false };
+        let header = format!("\n{name}:");
+        matches!(name, "login" | "passcode") && bytes.ends_with(header.as_bytes())
+    }
+
+    fn drop_header(&mut self, name: &str) {
+        if let Some(Part::Bytes(bytes)) = self.parts.last_mut() {
+            bytes.truncate(bytes.len().saturating_sub(name.len() + 1));
+        }
+    }
+
     /// The bytes to send.
     pub(crate) fn fill(&self, values: &Values) -> Vec<u8> {
         let mut out = Vec::new();
@@ -185,6 +240,15 @@ fn fits(parts: &[Part], bytes: &[u8], values: &Values) -> Option<Values> {
             }
             None
         }
+    }
+}
+
+/// Where the line that ends here ends.
+fn end_of_line(bytes: &[u8]) -> Option<usize> {
+    match bytes {
+        [b'\n', ..] => Some(1),
+        [b'\r', b'\n', ..] => Some(2),
+        _ => None,
     }
 }
 
@@ -275,6 +339,40 @@ mod tests {
         for (pattern, text, expected) in cases {
             let template = Template::text(pattern).unwrap();
             assert_eq!(template.matches(text.as_bytes(), &known), expected, "{pattern} {text}");
+        }
+    }
+
+    #[test]
+    fn accounts() {
+        type Headers = &'static [(&'static str, &'static str)];
+        let values = values(&[("login", "joe"), ("passcode", "pw"), ("host", "/")]);
+        let sent = |text: &str, login: &str, headers: Headers| {
+            let headers = headers.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect();
+            let account = Account { login: login.into(), passcode: "pw".into(), headers };
+            let template = Template::raw(text).unwrap().for_account(&account);
+            String::from_utf8(template.fill(&values)).unwrap()
+        };
+        let connect = r"CONNECT\nhost:${host}\nlogin:${login}\npasscode:${passcode}\n\n\0";
+        let crlf = r"CONNECT\r\nlogin:${login}\r\npasscode:${passcode}\r\n\r\n\0";
+        let wrong = r"CONNECT\nlogin:${login}\npasscode:wrong\n\n\0";
+        let body = r"SEND\n\nlogin:${login}";
+        let cases: [(&str, &str, Headers, &str); 8] = [
+            (connect, "joe", &[], "CONNECT\nhost:/\nlogin:joe\npasscode:pw\n\n\0"),
+            (
+                connect,
+                "joe",
+                &[("a", "b"), ("c", "d:e")],
+                "CONNECT\nhost:/\nlogin:joe\npasscode:pw\na:b\nc:d:e\n\n\0",
+            ),
+            (connect, "", &[], "CONNECT\nhost:/\n\n\0"),
+            (connect, "", &[("a", "b")], "CONNECT\nhost:/\na:b\n\n\0"),
+            (crlf, "joe", &[("a", "b")], "CONNECT\r\nlogin:joe\r\npasscode:pw\r\na:b\n\r\n\0"),
+            (crlf, "", &[], "CONNECT\r\n\r\n\0"),
+            (wrong, "joe", &[("a", "b")], "CONNECT\nlogin:joe\npasscode:wrong\n\n\0"),
+            (body, "joe", &[("a", "b")], "SEND\n\nlogin:joe"),
+        ];
+        for (text, login, headers, expected) in cases {
+            assert_eq!(sent(text, login, headers), expected, "{text} {login} {headers:?}");
         }
     }
 }

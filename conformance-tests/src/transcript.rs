@@ -31,7 +31,9 @@ impl Version {
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    /// The version of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|version| version.name() == name)
     }
 }
@@ -60,7 +62,9 @@ impl Transport {
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    /// The transport of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|transport| transport.name() == name)
     }
 }
@@ -90,7 +94,9 @@ impl Level {
         }
     }
 
-    fn from_name(name: &str) -> Option<Self> {
+    /// The level of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|level| level.name() == name)
     }
 }
@@ -121,6 +127,11 @@ impl Case {
     }
 }
 
+/// What a case in one version over one transport is called.
+pub(crate) fn name(id: &str, version: Version, transport: Transport) -> String {
+    format!("{id}/{}/{}", version.name(), transport.name())
+}
+
 /// One step of a case.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
@@ -131,7 +142,8 @@ pub(crate) struct Step {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    /// Opens the connection; WebSocket subprotocols offered, and the one that must be selected.
+    /// Opens the connection; WebSocket subprotocols offered, and the one that must be selected;
+    /// `none`: none may be.
     Open { offer: Vec<String>, select: Option<String> },
     /// Opens the connection, sends CONNECT with these headers too, expects CONNECTED.
     Connect { headers: Vec<(String, Template)> },
@@ -165,6 +177,8 @@ pub(crate) enum Action {
     KeepAlive { intervals: u32 },
     /// No frame before the answer to a receipt asked for now.
     Nothing,
+    /// No two of these are the same.
+    Differ { texts: Vec<Template> },
     /// The last frame came in a WebSocket message of this kind.
     As(MessageKind),
 }
@@ -187,6 +201,15 @@ pub(crate) enum MessageKind {
     Binary,
 }
 
+impl fmt::Display for MessageKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Text => "text",
+            Self::Binary => "binary",
+        })
+    }
+}
+
 /// What a frame must look like.
 #[derive(Clone, Debug)]
 pub(crate) struct FramePattern {
@@ -198,6 +221,20 @@ pub(crate) struct FramePattern {
     /// Whether headers that are not listed are allowed.
     pub(crate) open: bool,
     pub(crate) body: Template,
+}
+
+impl FramePattern {
+    /// A frame of that command, whatever else is in it.
+    pub(crate) fn of(command: &str) -> Self {
+        Self {
+            line: 0,
+            command: command.into(),
+            headers: Vec::new(),
+            absent: Vec::new(),
+            open: true,
+            body: Template::any(),
+        }
+    }
 }
 
 /// What is wrong with a transcript, and where.
@@ -394,6 +431,8 @@ mod tests {
             ("<foo\n", 6, "`<foo` is no step"),
             ("> ${q}^@\n", 6, "`${q}` has no value here"),
             ("> ${q=*}^@\n", 6, "nothing is captured from what is sent"),
+            ("@differ a\n", 6, "`@differ` needs two texts or more"),
+            ("@differ a ${b}\n", 6, "`${b}` has no value here"),
             ("@pieces 0\n", 6, "`@pieces` needs a number of bytes"),
             ("@any-order\n<close\n", 7, "`@any-order` takes frames only"),
             ("@any-order\n< A\n<\n< ^@\n", 9, "`@any-order` without `@end`"),

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use conformance_tests::{
-    Difference, Filter, Outcome, Profile, Runner, Target, Transport, Verdict, parse,
+    Difference, Expected, Filter, Outcome, Profile, Runner, Target, Transport, Verdict, parse,
 };
 use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -85,7 +85,7 @@ const MESSAGE: &str = "< MESSAGE\n< subscription:s1\n< ack:${ack=*}\n< !receipt\
 
 #[tokio::test]
 async fn right_answers_pass() {
-    let cases: [(String, Answers); 9] = [
+    let cases: [(String, Answers); 10] = [
         (
             "@connect\n".into(),
             &[Some(CONNECTED), Some(""), Some("RECEIPT\nreceipt-id:barrier-1\n\n\0")],
@@ -107,6 +107,10 @@ async fn right_answers_pass() {
         (format!("{SEND}{SEND}<refused 1002\n"), &[None]),
         (format!("{SEND}<beat\n"), &[Some("\n")]),
         (
+            format!("{SEND}{MESSAGE}@differ ${{ack}} 8\n"),
+            &[Some("MESSAGE\nack:7\nsubscription:s1\n\nx\0")],
+        ),
+        (
             format!("{SEND}<nothing\n"),
             &[Some(""), Some(""), Some("RECEIPT\nreceipt-id:barrier-1\n\n\0")],
         ),
@@ -124,7 +128,8 @@ async fn wrong_answers_fail() {
     let error = format!("{SEND}{SEND}<error 1002 Bad thing\n");
     let nothing = format!("{SEND}<nothing\n");
     let order = format!("{SEND}@any-order\n{RECEIPT}{MESSAGE}@end\n");
-    let cases: [(&str, Answers, &str); 23] = [
+    let differ = format!("{SEND}{MESSAGE}@differ 6 ${{ack}} 7\n");
+    let cases: [(&str, Answers, &str); 24] = [
         ("@connect\n", &[None], "expected CONNECTED, the connection was closed"),
         ("@connect\n", &[Some("CONNECTED\nversion:1.1\n\n\0")], r#"expected "1.2", got "1.1""#),
         ("@connect\n", &[Some("CONNECTED\n\n\0")], "header `version` is missing"),
@@ -161,6 +166,11 @@ async fn wrong_answers_fail() {
             &message,
             &[Some("MESSAGE\nsubscription:s1\nack:1\ncontent-length:2\n\nx\0\n")],
             "no NUL after the 2 bytes of content-length",
+        ),
+        (
+            &differ,
+            &[Some("MESSAGE\nsubscription:s1\nack:7\n\nx\0")],
+            r#"expected different values, got "7" twice"#,
         ),
         (&error, &[Some("RECEIPT\nreceipt-id:r\n\n\0")], "expected ERROR, got RECEIPT"),
         (
@@ -221,12 +231,13 @@ async fn a_listed_difference_must_be_the_one_listed() {
     let right: Answers = &[Some("RECEIPT\nreceipt-id:r\n\n\0")];
     let wrong: Answers = &[Some("ERROR\nmessage:no\n\n\0")];
     let verdict = async |answers, fails_with: &str| {
-        let mut profile = Profile::spec();
-        profile.differences.push(Difference {
+        let difference = Difference {
             cases: vec!["case/*/tcp".into()],
             fails_with: fails_with.into(),
             reason: "known".into(),
-        });
+        };
+        let expected = Expected { differences: vec![difference], ..Expected::new() };
+        let profile = Profile::spec().with_expected(expected);
         play_tcp(&steps, answers, PATIENCE, profile).await.verdict
     };
     assert!(matches!(verdict(wrong, "got ERROR").await, Verdict::Differs { .. }));
@@ -240,7 +251,7 @@ async fn a_report_shows_all_bytes_but_the_passcode() {
     let outcome = play_tcp(&text, &[Some("ERROR\nmessage:no\n\n\0")], PATIENCE, Profile::spec());
     let shown = outcome.await.to_string();
     for part in [
-        "FAILED    case/1.2/tcp (f:7)",
+        "FAILED   case 1.2/tcp (f:7)",
         "A case [must: none]",
         r#"> "CONNECT\naccept-version:1.2\nhost:/\nlogin:user\npasscode:***\n\n\0""#,
         r#"< "ERROR\nmessage:no\n\n\0""#,
@@ -248,6 +259,60 @@ async fn a_report_shows_all_bytes_but_the_passcode() {
         assert!(shown.contains(part), "{part}\n{shown}");
     }
     assert!(!shown.contains("s3cret"));
+}
+
+#[tokio::test]
+async fn names_of_a_run_are_not_in_what_is_told_of_it() {
+    let text = case(&format!("> SEND\n> destination:${{queue}}\n>\n> ^@\n{MESSAGE}"));
+    let text = text.replace("subscription:s1", "destination:${queue}");
+    let outcome = play_tcp(
+        &text,
+        &[Some("MESSAGE\ndestination:/q/1\nack:1\n\nx\0")],
+        PATIENCE,
+        Profile::spec(),
+    );
+    let expected = r#"header `destination`: expected "/queue/${unique}", got "/q/1""#;
+    assert_eq!(failure(&outcome.await), expected);
+}
+
+/// Lets in two connections. Once a has spoken b gets a message, and once b has spoken a gets a
+/// receipt.
+async fn tell_each_other(listener: TcpListener) {
+    let (mut a, _) = listener.accept().await.unwrap();
+    a.write_all(CONNECTED.as_bytes()).await.unwrap();
+    let (mut b, _) = listener.accept().await.unwrap();
+    b.write_all(CONNECTED.as_bytes()).await.unwrap();
+    let mut buffer = [0; 1024];
+    let mut said = Vec::new();
+    while !said.ends_with(b"go\0") {
+        let count = a.read(&mut buffer).await.unwrap();
+        said.extend_from_slice(&buffer[..count]);
+    }
+    b.write_all(b"MESSAGE\n\none\0").await.unwrap();
+    while said.last() != Some(&b'!') {
+        let count = b.read(&mut buffer).await.unwrap();
+        said.extend_from_slice(&buffer[..count]);
+    }
+    a.write_all(b"RECEIPT\n\n\0").await.unwrap();
+    while a.read(&mut buffer).await.is_ok_and(|count| count > 0) {}
+}
+
+#[tokio::test]
+async fn a_trace_has_all_connections_in_order_of_time() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("tcp://{}", listener.local_addr().unwrap());
+    let server = tokio::spawn(tell_each_other(listener));
+    let steps = "@connect a\n@connect b\na> SEND\na>\na> go^@\nb< MESSAGE\nb<\nb< one^@\n\
+                 b>|!\na< RECEIPT\na< x:y\na<\na< ^@\n";
+    let outcome = play(&url, &case(steps), PATIENCE, Profile::spec()).await;
+    server.await.unwrap();
+    let Verdict::Failed(failed) = &outcome.verdict else { panic!("{outcome}") };
+    let lines: Vec<String> =
+        failed.trace.iter().map(|line| format!("{}{}", line.connection, line.text)).collect();
+    let expected =
+        [r#"a> "SEND\n\ngo\0""#, r#"b< "MESSAGE\n\none\0""#, r#"b> "!""#, r#"a< "RECEIPT\n\n\0""#];
+    assert_eq!(lines[4..8], expected, "{outcome}");
+    assert!(failed.trace.is_sorted_by_key(|line| line.milliseconds));
 }
 
 /// Answers the first message, then closes with `code`.
@@ -275,22 +340,24 @@ async fn web_socket_faults() {
     let steps = "> A\n>\n> ^@\n<error 1002 Bad thing\n";
     assert_eq!(play_web_socket(steps, error(), 1002).await, "");
     let wrong_code = play_web_socket(steps, error(), 1008).await;
-    assert_eq!(wrong_code, "expected close [1002], got Some(1008)");
+    assert_eq!(wrong_code, "expected close 1002, got 1008");
     let kind = "> A\n>\n> ^@\n< B\n<\n< ^@\n<as text\n<close\n";
     assert_eq!(play_web_socket(kind, Message::text("B\n\n\0"), 1000).await, "");
     let wrong_kind = play_web_socket(kind, Message::binary(&b"B\n\n\0"[..]), 1000).await;
-    assert_eq!(wrong_kind, "expected a Text message, got Some(Binary)");
+    assert_eq!(wrong_kind, "expected a text message, got a binary one");
     let half = play_web_socket(kind, Message::text("B\n\n"), 1000).await;
     assert!(half.contains(r#"closed within a frame: "B\n\n""#), "{half}");
     let offer = "@open offer=v12.stomp select=v12.stomp\n> A\n>\n> ^@\n<close\n";
     let refused = play_web_socket(offer, Message::text(""), 1000).await;
-    assert!(refused.contains("WebSocket handshake"), "{refused}");
+    assert_eq!(refused, "expected subprotocol v12.stomp, got none");
+    let unknown = "@open offer=a select=none\n> A\n>\n> ^@\n<close\n";
+    assert_eq!(play_web_socket(unknown, Message::text(""), 1000).await, "");
 }
 
 #[tokio::test]
 async fn nothing_played_is_no_success() {
     let target = Target::new("tcp://127.0.0.1:1", "u", "p", Profile::spec()).unwrap();
-    let filter = Filter { only: vec!["nothing".into()], skip_tags: Vec::new() };
+    let filter = Filter { only: vec!["nothing".into()], ..Filter::default() };
     let cases = parse("f", &case("@connect\n")).unwrap();
     let report = Runner::default().run(&target, &filter, cases).await;
     assert!(report.outcomes.is_empty() && !report.is_success());

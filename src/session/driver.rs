@@ -109,6 +109,8 @@ struct Turn {
     scratch: Vec<u8>,
     head: Vec<u8>,
     actions: Vec<Action>,
+    /// There is something of STOMP in `scratch`: a PING is no heart-beat that a page could see.
+    speaks: bool,
 }
 
 enum Wake {
@@ -317,6 +319,7 @@ impl Driver {
         let tail = message.tail(self.session.version());
         let tail = if own_id { tail.without_id() } else { tail.with_id() };
         self.transport.put(&mut turn.scratch, message.is_text(), [head, tail]);
+        turn.speaks = true;
         self.services.metrics.messages_delivered.inc();
         match after {
             After::Nothing => {}
@@ -360,7 +363,9 @@ impl Driver {
             return;
         };
         if written > 0 {
-            self.session.said(now);
+            if turn.speaks || !is_fresh {
+                self.session.said(now);
+            }
             self.stalled = None;
             self.services.metrics.bytes_sent.inc_by(written as u64);
         }

@@ -194,18 +194,23 @@ impl Decoder {
         let fail = |fault| Err(DecodeError::new(fault, headers.get("receipt")));
         let rest = match content_length {
             Some(0) => Rest::Nul,
-            // 1.2, "Body": only SEND, MESSAGE and ERROR have one.
-            Some(_) if !command.may_have_body() => {
+            // 1.1 and 1.2, "Body": only SEND, MESSAGE and ERROR have one.
+            Some(_) if !self.may_have_body(command) => {
                 return fail(Fault::BodyNotAllowed { command });
             }
             Some(length) => match usize::try_from(length) {
                 Ok(length) if length <= left => Rest::Length(length),
                 _ => return fail(Fault::TooBig { limit: self.limits.frame_bytes }),
             },
-            None if command.may_have_body() => Rest::ToNul(left),
+            None if self.may_have_body(command) => Rest::ToNul(left),
             None => Rest::Nul,
         };
         self.body(PartialBody { command, headers, gathered: Vec::new(), rest }, input)
+    }
+
+    /// In 1.0 any frame may have one, which is ignored where it means nothing.
+    fn may_have_body(&self, command: Command) -> bool {
+        command.may_have_body() || self.version == Some(Version::V10)
     }
 
     /// A body whose first byte is at the front of the input: no copy where all of it is there.

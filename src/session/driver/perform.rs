@@ -28,7 +28,7 @@ impl Driver {
         self.has_sent |= matches!(action, Action::Publish { .. } | Action::SendToUser { .. });
         match action {
             Action::Send(frame) => self.put_frame(&frame, turn),
-            Action::Written(bytes) => self.transport.put(&mut turn.scratch, true, [&bytes, b""]),
+            Action::Written(bytes) => self.put(&bytes, turn),
             Action::Deliver { head, message, own_id, after } => {
                 self.put_message(&head, Outgoing { message, own_id, after }, turn);
             }
@@ -77,7 +77,7 @@ impl Driver {
                 }
             }
             Action::Restore(messages) => self.restore(messages),
-            Action::HeartBeat => self.transport.put(&mut turn.scratch, true, [b"\n", b""]),
+            Action::HeartBeat => self.put(b"\n", turn),
             Action::Ping => self.ping(turn),
             Action::Close { code, reason } => {
                 self.over.get_or_insert((code, reason));
@@ -125,7 +125,13 @@ impl Driver {
     pub(super) fn put_frame(&self, frame: &Frame, turn: &mut Turn) {
         let mut bytes = Vec::with_capacity(frame.headers.text_len() + frame.body.len() + 64);
         encode::encode(&mut bytes, frame, self.session.version());
-        self.transport.put(&mut turn.scratch, true, [&bytes, b""]);
+        self.put(&bytes, turn);
+    }
+
+    /// Text of the server's own.
+    fn put(&self, text: &[u8], turn: &mut Turn) {
+        self.transport.put(&mut turn.scratch, true, [text, b""]);
+        turn.speaks = true;
     }
 
     fn connected(&mut self) {

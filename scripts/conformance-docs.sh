@@ -1,0 +1,120 @@
+#!/usr/bin/env bash
+# scripts/conformance-docs.sh RELAY: plays the conformance transcripts to RELAY (the built program)
+# with both brokers, to RabbitMQ, to ActiveMQ Artemis and to Spring's brokers, and writes
+# docs/conformance.md. All are started for it and end with it. Takes a quarter of an hour, in which
+# answers are waited for that never come; what each run gave is left in target/conformance.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. scripts/lib.sh
+
+[ $# -eq 1 ] || { sed -n '2,5s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2; }
+relay=$(realpath "$1")
+compared=conformance-tests/servers
+tool=target/debug/stomp-conformance
+runs=target/conformance
+servers=$(mktemp -d "${TMPDIR:-/tmp}/stomp-relay-compared.XXXXXX")
+
+cleanup() {
+    trap '' INT TERM HUP
+    stop_relay "$servers/relay" || true
+    stop_relay "$servers/relay-rabbitmq" || true
+    "$compared/spring.sh" stop "$servers/spring-relay" || true
+    "$compared/spring.sh" stop "$servers/spring" || true
+    "$compared/artemis.sh" stop "$servers/artemis" || true
+    scripts/rabbitmq.sh stop "$servers/rabbitmq" || true
+    rm -rf "$servers"
+}
+
+relay_up_or_dead() { { port_open "$1" && port_open "$2"; } || gone "$3"; }
+
+# start_relay DIR ARGUMENTS...: in development mode, with nothing kept. DIR/env is as the other
+# servers write it.
+start_relay() {
+    local dir=$1 http admin tcp pid
+    shift
+    mkdir -p "$dir"
+    http=$(free_port) admin=$(free_port) tcp=$(free_port)
+    (cd "$dir" && STOMP_RELAY_SERVER_DIR=$dir exec setsid "$relay" --dev --store memory: \
+        --listen "127.0.0.1:$http" --admin-listen "127.0.0.1:$admin" \
+        --tcp-listen "127.0.0.1:$tcp" "$@" </dev/null >"$dir/log" 2>&1) &
+    pid=$!
+    echo "$pid" >"$dir/pid"
+    if ! wait_until 20 relay_up_or_dead "$http" "$tcp" "$pid" || ! alive "$pid"; then
+        tail -n 20 "$dir/log" >&2
+        return 1
+    fi
+    printf 'STOMP_URL=tcp://127.0.0.1:%s\nWEB_STOMP_URL=ws://127.0.0.1:%s/ws\n' "$tcp" "$http" \
+        >"$dir/env"
+}
+
+stop_relay() {
+    local pid
+    pid=$(cat "$1/pid" 2>/dev/null || true)
+    if [ -n "$pid" ] && ours "$pid" "STOMP_RELAY_SERVER_DIR=$1"; then
+        stop_pid "$pid" 20
+    fi
+    rm -f "$1/pid"
+}
+
+# value NAME DIR: of DIR/env.
+value() { sed -n "s/^$1=//p" "$2/env"; }
+
+# version PROJECT: of a server that Maven builds.
+version() {
+    sed -n '/<parent>/,/<\/parent>/s/.*<version>\(.*\)<.*/\1/p; s/.*<artemis.version>\(.*\)<.*/\1/p' \
+        "$compared/$1/pom.xml"
+}
+
+# named PORT: what a STOMP server calls itself, as "Name 1.2.3".
+named() {
+    local line
+    exec 3<>"/dev/tcp/127.0.0.1/$1"
+    printf 'CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0' >&3
+    while read -r -t 10 -u 3 line && [ -n "$line" ]; do
+        [ "${line%%:*}" != server ] || tr / ' ' <<<"${line#*:}"
+    done
+    exec 3>&-
+}
+
+# play FILE LABEL URL: exit code 1 says that the server differs, which is what is asked here.
+play() {
+    local status=0
+    echo "playing to $2 at $3"
+    "$tool" "$3" --label "$2" --level field --jobs 16 --format json >"$runs/$1.json" || status=$?
+    [ "$status" -le 1 ] || exit "$status"
+}
+
+trap cleanup EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM HUP
+mkdir -p "$runs"
+rm -f "$runs"/*.json
+cargo build --locked -p conformance-tests
+
+scripts/rabbitmq.sh start "$servers/rabbitmq" >/dev/null
+rabbitmq=$(value STOMP_PORT "$servers/rabbitmq")
+start_relay "$servers/relay"
+start_relay "$servers/relay-rabbitmq" --broker "$(value AMQP_URL "$servers/rabbitmq")"
+"$compared/artemis.sh" start "$servers/artemis" >/dev/null
+"$compared/spring.sh" start "$servers/spring" >/dev/null
+"$compared/spring.sh" start "$servers/spring-relay" "$rabbitmq" >/dev/null
+
+own="stomp-relay $("$relay" --version | cut -d' ' -f2)"
+play relay-tcp "$own" "$(value STOMP_URL "$servers/relay")"
+play relay-ws "$own" "$(value WEB_STOMP_URL "$servers/relay")"
+label=$(named "$rabbitmq")
+play relay-rabbitmq-tcp "$own on $label" "$(value STOMP_URL "$servers/relay-rabbitmq")"
+play relay-rabbitmq-ws "$own on $label" "$(value WEB_STOMP_URL "$servers/relay-rabbitmq")"
+play rabbitmq-tcp "$label" "tcp://127.0.0.1:$rabbitmq"
+play rabbitmq-ws "$label" "ws://127.0.0.1:$(value WEB_STOMP_PORT "$servers/rabbitmq")/ws"
+label="ActiveMQ Artemis $(version artemis)"
+play artemis-tcp "$label" "$(value STOMP_URL "$servers/artemis")"
+play artemis-ws "$label" "$(value WEB_STOMP_URL "$servers/artemis")"
+label="Spring Boot $(version spring)"
+play spring-relay "$label, broker relay" "$(value WEB_STOMP_URL "$servers/spring-relay")"
+play spring-simple "$label, simple broker" "$(value WEB_STOMP_URL "$servers/spring")"
+
+"$tool" table --out docs/conformance.md \
+    "$runs"/{relay-tcp,relay-ws,relay-rabbitmq-tcp,relay-rabbitmq-ws,rabbitmq-tcp,rabbitmq-ws}.json \
+    "$runs"/{artemis-tcp,artemis-ws,spring-relay,spring-simple}.json
+echo "wrote docs/conformance.md"

@@ -33,6 +33,22 @@ const PIPE_BYTES: usize = 16 << 20;
 const MOST: usize = 4_000;
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
+/// A destination, a subscription, a rule's pattern, a user.
+const SETS: [&str; 12] = [
+    "/topic/a.b.c\n/topic/a.*.c\n/topic/a.**\nalice",
+    "/topic/a/b\n/topic/#\n/topic/**.b\nalice",
+    "/topic/a%2Fb.c%25\n/topic/*.#.*\n/topic/*.*\nalice",
+    "/topic/alice.x\n/topic/*.x\n/topic/{user}.*\nalice",
+    "/queue/a..b\n/queue/a..b\n/queue/**\nalice",
+    "/queue/a%2Fb\n/amq/queue/a\n/queue/a%2Fb\nalice",
+    "/exchange/amq.topic/a.b\n/exchange/amq.topic/a.#\n/topic/a.*\nalice",
+    "/exchange/e.f/a.b\n/exchange/e.f\n/exchange/*/a.**\nalice",
+    "/user/b%2Fo%25b/queue/x\n/user/queue/x/y\n/user/queue/**\nb.c",
+    "/user/alice/topic/x\n/user/exchange/x\n/user/*/topic/x\nalice",
+    "/app/unread/read\n/app/unread\n/app/**\nalice",
+    "/reply-queue/amq.gen-x\n/reply-queue/a\n/reply-queue/**\nalice",
+];
+
 type Log = Arc<Mutex<Vec<(usize, Step<'static>)>>>;
 
 #[tokio::main(flavor = "current_thread")]
@@ -50,8 +66,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         };
         seeds.write(&format!("{case}-{}", version.name()), version, &log, &mut destinations)?;
     }
-    for (number, destination) in destinations.iter().enumerate() {
-        let text = format!("{destination}\n{destination}\n{destination}\nalice");
+    let sets = SETS.iter().map(|set| set.to_string());
+    let alone = destinations.iter().map(|text| format!("{text}\n{text}\n{text}\nalice"));
+    for (number, text) in sets.chain(alone).enumerate() {
         fs::write(seeds.path("destination", &format!("{number:03}")), text)?;
     }
     Ok(())
@@ -169,7 +186,8 @@ impl Seeds {
             fs::write(self.path("websocket", &name), web_socket(&bytes))?;
             let text = String::from_utf8_lossy(&bytes);
             let lines = text.lines().filter_map(|line| line.strip_prefix("destination:"));
-            destinations.extend(lines.map(str::to_owned));
+            // Names of queues of answers are new each time.
+            destinations.extend(lines.filter(|line| !line.contains("amq.gen-")).map(str::to_owned));
         }
         Ok(())
     }

@@ -66,9 +66,14 @@ fn frame() -> impl Strategy<Value = Frame> {
         |(command, headers, body)| Frame {
             command,
             headers: headers.iter().map(|(n, v)| (n.as_str(), v.as_str())).collect(),
-            body: if command.may_have_body() { body.into() } else { Bytes::new() },
+            body: body.into(),
         },
     )
+}
+
+/// In 1.0 any frame may have a body.
+fn may_have_body(frame: &Frame, version: Version) -> bool {
+    frame.command.may_have_body() || version == Version::V10
 }
 
 /// What arrives of a header's text. What a version cannot write becomes a space, so that a text
@@ -187,9 +192,12 @@ proptest! {
     #[test]
     fn a_frame_arrives_as_its_version_can_write_it(
         version in versions(),
-        frames in prop::collection::vec(frame(), 1..4),
+        mut frames in prop::collection::vec(frame(), 1..4),
         cuts in cuts(),
     ) {
+        for frame in frames.iter_mut().filter(|frame| !may_have_body(frame, version)) {
+            frame.body.clear();
+        }
         let mut bytes = Vec::new();
         for frame in &frames {
             encode::encode(&mut bytes, frame, version);

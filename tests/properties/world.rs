@@ -311,7 +311,7 @@ impl World {
         let transaction = self.model.open_transactions(session).first().cloned();
         let frame = match (bad, id, transaction) {
             (Bad::SubscribeTwice, None, _) | (Bad::BeginTwice, _, None) => return Ok(()),
-            (Bad::Escape, _, _) if version == Version::V10 => return Ok(()),
+            (Bad::Escape | Bad::BodyOfSubscribe, _, _) if version == Version::V10 => return Ok(()),
             (bad, id, transaction) => {
                 bad_frame(bad, version, id.as_deref(), transaction.as_deref())
             }

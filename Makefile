@@ -59,3 +59,15 @@ conformance-docs: build ## put RabbitMQ, Artemis and Spring to the conformance t
 	scripts/conformance-docs.sh $(RELAY)
 
 .PHONY: recordings clients-md conformance-docs
+
+# The seconds that each target is fuzzed for, and which ones.
+TIME ?= 60
+TARGETS ?=
+
+fuzz: ## fuzz the codec, sessions, WebSocket and destinations (TIME=60 TARGETS='decoder session')
+	@exec fuzz/run.sh $(TIME) $(TARGETS)
+
+fuzz-seeds: ## write the fuzzer's corpus anew from the conformance transcripts
+	@exec fuzz/seeds.sh
+
+.PHONY: fuzz fuzz-seeds

@@ -107,6 +107,9 @@ impl Session {
         }
         let to = to.clone();
         self.stored(number, page, None, now, out);
+        if self.is_over() {
+            return;
+        }
         out.push(Action::Replay { subscription: number, to, after: last, limit: PAGE });
     }
 
@@ -120,6 +123,9 @@ impl Session {
     ) {
         let (left, truncated) = (page.left, page.truncated);
         self.stored(number, page, Some(UNREAD), now, out);
+        if self.is_over() {
+            return;
+        }
         if let Some(subscription) = self.subscriptions.get(number) {
             let mut head = Vec::new();
             begin_head(&mut head, subscription, false);
@@ -189,6 +195,9 @@ impl Session {
                     let unacked =
                         Unacked { subscription: number, is_cumulative, settles, since: now };
                     self.unacked(unacked, &mut head, out);
+                    if self.is_over() {
+                        return;
+                    }
                     (true, After::Nothing)
                 }
             };

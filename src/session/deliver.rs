@@ -38,7 +38,8 @@ impl Session {
             }
             Entry::Event(_) => return None,
         };
-        let Some(subscription) = self.subscriptions.get(number) else {
+        let subscription = self.subscriptions.get(number).filter(|_| !self.is_over());
+        let Some(subscription) = subscription else {
             match source {
                 Some(Source::Queue { queue, tag }) => out.push(Action::Settle {
                     subscription: number,

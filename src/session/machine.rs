@@ -249,6 +249,9 @@ impl Session {
 
     /// Takes an answer or an event.
     pub fn event(&mut self, event: Event, now: Instant, out: &mut Vec<Action>) {
+        if self.is_over() {
+            return;
+        }
         match event {
             Event::Done { token, result } => {
                 self.done(token, result, out);
@@ -267,7 +270,7 @@ impl Session {
 
     /// What became of a request.
     pub fn done(&mut self, token: Token, result: Result<Level, Refusal>, out: &mut Vec<Action>) {
-        let Some(waiting) = self.waiting.remove(&token) else { return };
+        let Some(waiting) = self.waiting.remove(&token).filter(|_| !self.is_over()) else { return };
         match (waiting, result) {
             (Waiting::Send { context, commit: None }, Ok(level)) => {
                 self.receipt(context.receipt, Some(level), out);
@@ -347,6 +350,9 @@ impl Session {
             .is_some_and(|held| now >= held.since + self.settings.limits.outage_time)
         {
             self.give_up_held(out);
+            if self.is_over() {
+                return;
+            }
         }
         self.live.tick(now, out);
         if matches!(out.last(), Some(Action::Close { .. })) {
@@ -424,6 +430,11 @@ impl Session {
     #[must_use]
     pub fn takes_frames(&self) -> bool {
         matches!(self.phase, Phase::Start | Phase::Connected) && self.held.is_none()
+    }
+
+    /// Nothing is written any more, whatever still comes.
+    pub(super) fn is_over(&self) -> bool {
+        matches!(self.phase, Phase::Over)
     }
 
     #[must_use]

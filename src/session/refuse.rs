@@ -27,7 +27,7 @@ impl Session {
         if let Some(receipt) = receipt {
             frame.headers.push("receipt-id", &receipt);
         }
-        frame.body = body.into();
+        frame.body = printable(body).into();
         out.push(Action::Send(frame));
         self.close(code, message, out);
     }
@@ -57,6 +57,23 @@ impl Session {
             }
         }
     }
+}
+
+/// An ERROR repeats what the client wrote, and whoever looks at it may do so with a terminal.
+fn printable(text: String) -> String {
+    let is_strange = |character: char| character.is_control() && character != '\n';
+    if !text.contains(is_strange) {
+        return text;
+    }
+    let mut shown = String::new();
+    for character in text.chars() {
+        if is_strange(character) {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
 }
 
 /// A refusal as a MESSAGE on `/user/queue/errors`.
@@ -89,4 +106,20 @@ fn error_message(
     });
     frame.body = body.to_string().into();
     frame
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_repeated_has_no_control_characters() {
+        let cases = [
+            ("as it is: ü\n", "as it is: ü\n"),
+            ("\u{1b}[31m\r\0\u{85}\n", "\\u{1b}[31m\\r\\u{0}\\u{85}\n"),
+        ];
+        for (text, shown) in cases {
+            assert_eq!(printable(text.to_owned()), shown);
+        }
+    }
 }

@@ -23,7 +23,7 @@ use stomp_relay::relay::mailbox::{
 };
 use stomp_relay::relay::origin::Place;
 use stomp_relay::session::{
-    self, Action, After, BrokerKind, Outgoing, Session, Settings, Violation, Wire,
+    self, Action, After, BrokerKind, Errors, Outgoing, Session, Settings, Violation, Wire,
 };
 use stomp_relay::stomp::{self, Decoder, DecoderEvent, Frame, Headers, Version, encode};
 use stomp_relay::user::Rules;
@@ -70,6 +70,23 @@ impl Setup {
             wide,
             mailbox: MailboxLimits { frames: limits.outbound_frames, bytes: limits.outbound_bytes },
         }
+    }
+}
+
+impl Setup {
+    /// The same with other limits of a session and other answers to refusals.
+    pub(crate) fn with_limits(&self, limits: session::Limits, errors: Errors) -> Self {
+        let usual = &self.settings;
+        let settings = Settings {
+            limits,
+            errors,
+            policy: usual.policy.clone(),
+            unread: usual.unread.clone(),
+            level: usual.level,
+            broker: usual.broker,
+            names: usual.names.clone(),
+        };
+        Self { settings: Arc::new(settings), ..self.clone() }
     }
 }
 

@@ -409,6 +409,21 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_that_goes_with_its_consumers_leaves_no_dead_queue() {
+        let broker = Embedded::open(None).unwrap();
+        let a = mailbox(1);
+        let request = request("/topic/a", &[]);
+        assert!(matches!(broker.subscribe(&a, None, &request), Submit::Done(_)));
+        send(&broker, &a, "/topic/a", "x");
+        for _ in 0..queue::MAX_NACKS {
+            settle(&broker, &a, &delivered(&a).unwrap(), Settlement::Requeue);
+        }
+        assert!(delivered(&a).is_none());
+        broker.unsubscribe(&a, 1, &request.origin.place(), false);
+        assert_eq!(broker.queues.read().unwrap().keys().collect::<Vec<_>>(), [] as [&Arc<str>; 0]);
+    }
+
+    #[test]
     fn what_a_session_gives_back_is_no_nack() {
         let broker = Embedded::open(None).unwrap();
         let a = Mailbox::new(1, MailboxLimits { frames: 99, bytes: 9999 });

@@ -206,6 +206,8 @@ impl Queue {
     ) -> Vec<Gone> {
         let key = (session, number);
         let Some(consumer) = self.consumers.get_mut(&key) else { return Vec::new() };
+        // Nobody would come for what a queue left behind that goes with its consumers.
+        let has_dead_queue = !self.declaration.auto_delete && !self.declaration.exclusive;
         let mut gone = Vec::new();
         let mut back = Vec::new();
         for tag in tags {
@@ -222,7 +224,10 @@ impl Queue {
                 back.push(item);
             } else {
                 self.bytes -= item.message.size();
-                gone.push(Gone { item, is_dead: settlement == Settlement::Requeue });
+                gone.push(Gone {
+                    item,
+                    is_dead: settlement == Settlement::Requeue && has_dead_queue,
+                });
             }
         }
         if consumer.cancelled {

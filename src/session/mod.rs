@@ -8,6 +8,7 @@ mod action;
 mod app;
 mod begin;
 mod connect;
+mod deadlines;
 mod deliver;
 pub mod driver;
 mod error;

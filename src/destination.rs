@@ -6,32 +6,47 @@
 //! | text | canonical |
 //! |---|---|
 //! | `/queue/N`, `N` | queue `N` |
-//! | `/topic/a/b`, `/topic/a.b` | topic `a.b`; `*` one word, `#` or `**` any number |
+//! | `/amq/queue/N`, `/reply-queue/N` | queue `N`, which must be there already |
+//! | `/reply-queue/amq.gen-X` | the queue of somebody's answers |
+//! | `/topic/a/b`, `/topic/a.b`, `/exchange/amq.topic/a.b` | topic `a.b`; `*` one word, `#` or `**` any number |
+//! | `/exchange/E/K`, `/exchange/E` | exchange `E`, routing key `K` |
 //! | `/user/NAME/queue/x` (SEND), `/user/queue/x` (SUBSCRIBE) | user `NAME`, target `queue/x` |
 //! | `/app/a/b`, `/app/a.b` | application `a.b` |
 //!
 //! `%2F` is a literal `/` and `%25` a literal `%`; any other `%XX` stands for itself.
+
+mod error;
+mod names;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+pub use error::DestinationError;
+pub(crate) use names::unescape;
+pub use names::{AllowedNames, MAX_USER_BYTES, escape, is_user_name};
+
 /// AMQP short strings end at 255 bytes, and so do destinations.
 pub const MAX_BYTES: usize = 255;
-/// The longest user name in bytes of UTF-8.
-pub const MAX_USER_BYTES: usize = 128;
-
-/// Queue names no client reaches, whatever the rules say.
-const RESERVED: [&str; 3] = ["stomp-relay.", "amq.", "stomp-subscription-"];
+/// The exchange behind `/topic`.
+pub const TOPIC_EXCHANGE: &str = "amq.topic";
 
 /// Where a message goes, in canonical form.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Destination {
-    /// Competing consumers; the queue's name.
+    /// Competing consumers; the queue's name. It is made where it is missing.
     Queue(Arc<str>),
+    /// The same queues; one that is missing is not made.
+    AmqQueue(Arc<str>),
+    /// The queue of a session's answers, as its `reply-to` named it.
+    ReplyQueue(Arc<str>),
     /// Everybody who subscribes a matching pattern; words joined by dots (an AMQP routing key).
     Topic(Topic),
+    /// Whoever is bound to an AMQP exchange.
+    Exchange(Exchange),
     /// Every session of one user.
     User(UserDestination),
     /// The application; words joined by dots.
@@ -53,6 +68,12 @@ impl Topic {
         Self { key: Arc::from(key), wildcard }
     }
 
+    /// A key in which `*` and `#` stand for themselves.
+    #[must_use]
+    pub fn literal(key: &Arc<str>) -> Self {
+        Self { key: key.clone(), wildcard: false }
+    }
+
     /// The AMQP routing or binding key.
     #[must_use]
     pub fn key(&self) -> &Arc<str> {
@@ -66,6 +87,14 @@ impl Topic {
     }
 }
 
+/// An exchange other than the one behind `/topic`, and a routing or binding key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Exchange {
+    pub name: Arc<str>,
+    /// May be empty.
+    pub key: Arc<str>,
+}
+
 /// A destination of one user.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct UserDestination {
@@ -74,123 +103,106 @@ pub struct UserDestination {
     pub target: Arc<str>,
 }
 
-/// Why a text is no destination.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum DestinationError {
-    Blank,
-    TooLong {
-        bytes: usize,
-        limit: usize,
-    },
-    /// A control character; the text is not repeated.
-    Control,
-    /// No known first segment.
-    Unknown {
-        text: String,
-    },
-    /// A known first segment, then something it does not take.
-    Invalid {
-        kind: &'static str,
-        rest: String,
-    },
-    /// A name no client reaches.
-    Reserved {
-        text: String,
-    },
-    /// Another user's destination.
-    NotOwn {
-        text: String,
-    },
-}
-
-impl DestinationError {
-    /// The `message` header and the body of the ERROR, RabbitMQ's where it has one.
-    #[must_use]
-    pub fn text(&self) -> (&'static str, String) {
-        match self {
-            Self::Blank => ("Invalid destination", "Destination cannot be blank\n".into()),
-            Self::TooLong { bytes, limit } => (
-                "Destination too long",
-                format!("A destination has at most {limit} bytes, this one has {bytes}.\n"),
-            ),
-            Self::Control => {
-                ("Invalid destination", "A destination has no control characters.\n".into())
-            }
-            Self::Unknown { text } => (
-                "Unknown destination",
-                format!(
-                    "'{text}' is not a valid destination.\n\
-                     Valid destination types are: /queue/, /topic/, /user/, /app/.\n"
-                ),
-            ),
-            Self::Invalid { kind, rest } => {
-                ("Invalid destination", format!("'/{rest}' is not a valid {kind} destination\n"))
-            }
-            Self::Reserved { text } => {
-                ("access_refused", format!("access to '{text}' refused: the name is reserved\n"))
-            }
-            Self::NotOwn { text } => (
-                "access_refused",
-                format!("access to '{text}' refused: one's own messages are at /user/queue/NAME\n"),
-            ),
-        }
-    }
-}
-
 impl Destination {
-    /// The destination of a SEND.
+    /// The destination of a SEND, where no reserved name is allowed.
     ///
     /// # Errors
     /// Where the text is no destination one can send to.
     pub fn for_send(text: &str) -> Result<Self, DestinationError> {
-        let (kind, rest) = split(text)?;
+        Self::for_send_within(text, &AllowedNames::default())
+    }
+
+    /// The destination of a SEND.
+    ///
+    /// # Errors
+    /// Where the text is no destination one can send to.
+    pub fn for_send_within(text: &str, allowed: &AllowedNames) -> Result<Self, DestinationError> {
+        let Split { kind, rest } = split(text)?;
         let destination = match kind {
             "user" => Self::User(user_send(rest)?),
-            _ => Self::common(kind, rest, text)?,
+            _ => Self::common(kind, rest, text, allowed)?,
         };
         match &destination {
             Self::Topic(topic) if topic.wildcard => {
-                Err(DestinationError::Invalid { kind: "topic", rest: rest.into() })
+                let kind = if kind == "exchange" { "exchange" } else { "topic" };
+                Err(DestinationError::Invalid { kind, rest: rest.into() })
             }
             _ => Ok(destination),
         }
+    }
+
+    /// The destination of a SUBSCRIBE by `own_user`, where no reserved name is allowed.
+    ///
+    /// # Errors
+    /// Where the text is no destination, or another user's.
+    pub fn for_subscribe(text: &str, own_user: &str) -> Result<Self, DestinationError> {
+        Self::for_subscribe_within(text, own_user, &AllowedNames::default())
     }
 
     /// The destination of a SUBSCRIBE by `own_user`, to whom `/user/queue/x` belongs.
     ///
     /// # Errors
     /// Where the text is no destination, or another user's.
-    pub fn for_subscribe(text: &str, own_user: &str) -> Result<Self, DestinationError> {
-        let (kind, rest) = split(text)?;
-        match kind {
-            "user" => {
-                if !is_target(rest) {
-                    return Err(DestinationError::NotOwn { text: text.into() });
-                }
-                let target = target(rest)?;
-                Ok(Self::User(UserDestination { user: Arc::from(own_user), target }))
-            }
-            _ => Self::common(kind, rest, text),
+    pub fn for_subscribe_within(
+        text: &str,
+        own_user: &str,
+        allowed: &AllowedNames,
+    ) -> Result<Self, DestinationError> {
+        let Split { kind, rest } = split(text)?;
+        if kind != "user" {
+            return Self::common(kind, rest, text, allowed);
         }
+        if !is_target(rest) {
+            return Err(DestinationError::NotOwn { text: text.into() });
+        }
+        let target = target(rest)?;
+        Ok(Self::User(UserDestination { user: Arc::from(own_user), target }))
     }
 
-    fn common(kind: &str, rest: &str, text: &str) -> Result<Self, DestinationError> {
+    fn common(
+        kind: &str,
+        rest: &str,
+        text: &str,
+        allowed: &AllowedNames,
+    ) -> Result<Self, DestinationError> {
         let invalid = |kind| DestinationError::Invalid { kind, rest: rest.into() };
+        let reachable = |name: String| match allowed.reaches(&name) {
+            true => Ok(Arc::from(name)),
+            false => Err(DestinationError::Reserved { text: text.into() }),
+        };
         match kind {
-            "queue" => {
+            "queue" | "amq/queue" => {
+                let is_amq = kind == "amq/queue";
                 if rest.is_empty() || rest.contains('/') {
-                    return Err(invalid("queue"));
+                    return Err(invalid(if is_amq { "amq/queue" } else { "queue" }));
                 }
-                let name = unescape(rest);
-                if RESERVED.iter().any(|prefix| name.starts_with(prefix)) {
-                    return Err(DestinationError::Reserved { text: text.into() });
-                }
-                Ok(Self::Queue(Arc::from(name)))
+                let name = reachable(unescape(rest))?;
+                Ok(if is_amq { Self::AmqQueue(name) } else { Self::Queue(name) })
             }
+            "reply-queue" if rest.is_empty() => Err(invalid("reply-queue")),
+            "reply-queue" => match unescape(rest) {
+                name if name.starts_with(names::GENERATED) => Ok(Self::ReplyQueue(name.into())),
+                // Any other is a queue like those of /amq/queue, and judged as one.
+                name => reachable(name).map(Self::AmqQueue),
+            },
             "topic" => {
                 let key = topic_key(rest).ok_or_else(|| invalid("topic"))?;
                 Ok(Self::Topic(Topic::from_key(&key)))
             }
+            "exchange" => {
+                let (name, key) = rest.split_once('/').unwrap_or((rest, ""));
+                if name.is_empty() || key.contains('/') {
+                    return Err(invalid("exchange"));
+                }
+                let name: Arc<str> = reachable(unescape(name))?;
+                if &*name == TOPIC_EXCHANGE {
+                    let key = topic_key(key).ok_or_else(|| invalid("exchange"))?;
+                    return Ok(Self::Topic(Topic::from_key(&key)));
+                }
+                Ok(Self::Exchange(Exchange { name, key: Arc::from(unescape(key)) }))
+            }
+            // Only a `reply-to` may name one.
+            "temp-queue" => Err(invalid("temp-queue")),
             "app" => {
                 let key = topic_key(rest).ok_or_else(|| invalid("app"))?;
                 Ok(Self::App(Arc::from(key)))
@@ -199,23 +211,30 @@ impl Destination {
         }
     }
 
-    /// The words that rules look at: the kind, for a user destination the user's name, then the
-    /// words of the name. A user's name is always one word.
+    /// The words that rules look at: the kind, for a user or an exchange its name, then the words
+    /// of the name or key. A queue is the same one by whatever way it is reached; only queues of
+    /// answers are a kind of their own.
     #[must_use]
     pub fn words(&self) -> SmallVec<[&str; 8]> {
         let mut words = SmallVec::new();
         match self {
-            Self::Queue(name) => {
+            Self::Queue(name) | Self::AmqQueue(name) => {
                 words.push("queue");
                 words.extend(name.split('.'));
             }
+            Self::ReplyQueue(name) => words.extend(["reply-queue", &**name]),
             Self::Topic(topic) => {
                 words.push("topic");
                 words.extend(topic.key.split('.'));
             }
+            Self::Exchange(Exchange { name, key }) => {
+                words.extend(["exchange", &**name]);
+                if !key.is_empty() {
+                    words.extend(key.split('.'));
+                }
+            }
             Self::User(UserDestination { user, target }) => {
-                words.push("user");
-                words.push(&**user);
+                words.extend(["user", &**user]);
                 let (kind, rest) = target.split_once('/').unwrap_or((target, ""));
                 words.push(kind);
                 words.extend(rest.split('.'));
@@ -233,8 +252,17 @@ impl Destination {
 impl fmt::Display for Destination {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Queue(name) => write!(f, "/queue/{}", escape(name)),
+            // RabbitMQ shows all queues alike.
+            Self::Queue(name) | Self::AmqQueue(name) | Self::ReplyQueue(name) => {
+                write!(f, "/queue/{}", escape(name))
+            }
             Self::Topic(topic) => write!(f, "/topic/{}", escape(&topic.key)),
+            Self::Exchange(Exchange { name, key }) if key.is_empty() => {
+                write!(f, "/exchange/{}", escape(name))
+            }
+            Self::Exchange(Exchange { name, key }) => {
+                write!(f, "/exchange/{}/{}", escape(name), escape(key))
+            }
             Self::User(user) => write!(f, "{user}"),
             Self::App(key) => write!(f, "/app/{}", escape(key)),
         }
@@ -249,44 +277,33 @@ impl fmt::Display for UserDestination {
     }
 }
 
-/// Whether a name can be a user's: 1 to 128 bytes of UTF-8 without control characters.
+/// A `reply-to` as its receiver sees it: one that can be sent to. A bare name is a queue's.
 #[must_use]
-pub fn is_user_name(name: &str) -> bool {
-    (1..=MAX_USER_BYTES).contains(&name.len()) && !name.chars().any(char::is_control)
-}
-
-/// `/` and `%` written so that they survive in a destination.
-#[must_use]
-pub fn escape(name: &str) -> String {
-    name.replace('%', "%25").replace('/', "%2F")
-}
-
-pub(crate) fn unescape(text: &str) -> String {
-    if !text.contains('%') {
-        return text.to_owned();
+pub fn reply_to_shown(text: &str) -> String {
+    const KINDS: [&str; 8] = [
+        "/temp-queue/",
+        "/exchange/",
+        "/topic/",
+        "/queue/",
+        "/amq/queue/",
+        "/reply-queue/",
+        "/user/",
+        "/app/",
+    ];
+    if KINDS.iter().any(|kind| text.starts_with(kind)) {
+        text.to_owned()
+    } else {
+        format!("/reply-queue/{text}")
     }
-    // One pass, so that `%252F` is a literal `%2F`.
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once('%') {
-        out.push_str(before);
-        if let Some(tail) = after.strip_prefix("2F") {
-            out.push('/');
-            rest = tail;
-        } else if let Some(tail) = after.strip_prefix("25") {
-            out.push('%');
-            rest = tail;
-        } else {
-            out.push('%');
-            rest = after;
-        }
-    }
-    out.push_str(rest);
-    out
 }
 
-/// The first segment and what follows it.
-fn split(text: &str) -> Result<(&str, &str), DestinationError> {
+/// A destination's kind and what follows it.
+struct Split<'a> {
+    kind: &'a str,
+    rest: &'a str,
+}
+
+fn split(text: &str) -> Result<Split<'_>, DestinationError> {
     if text.is_empty() {
         return Err(DestinationError::Blank);
     }
@@ -297,12 +314,19 @@ fn split(text: &str) -> Result<(&str, &str), DestinationError> {
         return Err(DestinationError::Control);
     }
     let unknown = || DestinationError::Unknown { text: text.into() };
-    match text.strip_prefix('/') {
+    let Some(path) = text.strip_prefix('/') else {
         // RabbitMQ takes a name without slashes for a queue.
-        None if text.contains('/') => Err(unknown()),
-        None => Ok(("queue", text)),
-        Some(path) => path.split_once('/').ok_or_else(unknown),
+        return if text.contains('/') {
+            Err(unknown())
+        } else {
+            Ok(Split { kind: "queue", rest: text })
+        };
+    };
+    if let Some(rest) = path.strip_prefix("amq/queue/") {
+        return Ok(Split { kind: "amq/queue", rest });
     }
+    let (kind, rest) = path.split_once('/').ok_or_else(unknown)?;
+    Ok(Split { kind, rest })
 }
 
 /// Slashes become dots, `**` becomes `#`; no word may be empty.
@@ -348,100 +372,4 @@ fn user_send(rest: &str) -> Result<UserDestination, DestinationError> {
         return Err(invalid());
     }
     Ok(UserDestination { user: Arc::from(user), target: target(after).map_err(|_| invalid())? })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn shown(result: Result<Destination, DestinationError>) -> String {
-        match result {
-            Ok(Destination::User(user)) => format!("user {} {}", user.user, user.target),
-            Ok(destination) => destination.words().join(" "),
-            Err(error) => format!("{}: {}", error.text().0, error.text().1.trim_end()),
-        }
-    }
-
-    #[test]
-    fn canonical_form_of_send() {
-        let cases = [
-            ("/queue/a", "queue a"),
-            ("a", "queue a"),
-            ("/queue/a.b", "queue a b"),
-            ("/queue/a%2Fb", "queue a/b"),
-            ("/queue/a%252Fb", "queue a%2Fb"),
-            ("/queue/%2e%00", "queue %2e%00"),
-            ("/topic/a/b", "topic a b"),
-            ("/topic/a.b", "topic a b"),
-            ("/topic/a%2Fb", "topic a/b"),
-            ("/user/bob/queue/x", "user bob queue/x"),
-            ("/user/b%2Fo%25b/queue/x/y", "user b/o%b queue/x.y"),
-            ("/app/unread/read", "app unread read"),
-            ("/topic/a.*", "Invalid destination: '/a.*' is not a valid topic destination"),
-            ("/topic/**", "Invalid destination: '/**' is not a valid topic destination"),
-            ("/topic/", "Invalid destination: '/' is not a valid topic destination"),
-            ("/topic/a..b", "Invalid destination: '/a..b' is not a valid topic destination"),
-            ("/queue/a/b", "Invalid destination: '/a/b' is not a valid queue destination"),
-            ("/queue/", "Invalid destination: '/' is not a valid queue destination"),
-            ("/user/queue/x", "Invalid destination: '/queue/x' is not a valid user destination"),
-            ("/user//queue/x", "Invalid destination: '//queue/x' is not a valid user destination"),
-            ("/user/bob", "Invalid destination: '/bob' is not a valid user destination"),
-            ("/user/bob/", "Invalid destination: '/bob/' is not a valid user destination"),
-            (
-                "/user/bob/queue/*",
-                "Invalid destination: '/bob/queue/*' is not a valid user destination",
-            ),
-            ("", "Invalid destination: Destination cannot be blank"),
-            ("/queue/a\tb", "Invalid destination: A destination has no control characters."),
-            (
-                "/queue/stomp-relay.x",
-                "access_refused: access to '/queue/stomp-relay.x' refused: the name is reserved",
-            ),
-            ("/queue/amq%2F", "queue amq/"),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(shown(Destination::for_send(text)), expected, "{text}");
-        }
-        for unknown in ["/QUEUE/x", "/foo/x", "/queue", "//queue/x", "x/y", "/"] {
-            assert!(
-                matches!(Destination::for_send(unknown), Err(DestinationError::Unknown { .. })),
-                "{unknown}"
-            );
-        }
-        let long = format!("/queue/{}", "x".repeat(300));
-        assert!(matches!(
-            Destination::for_send(&long),
-            Err(DestinationError::TooLong { bytes: 307, limit: MAX_BYTES })
-        ));
-    }
-
-    #[test]
-    fn canonical_form_of_subscribe() {
-        let cases = [
-            ("/topic/a/*/b", "topic a * b"),
-            ("/topic/a/**", "topic a #"),
-            ("/topic/#", "topic #"),
-            ("/user/queue/x", "user alice queue/x"),
-            (
-                "/user/bob/queue/x",
-                "access_refused: access to '/user/bob/queue/x' refused: \
-                 one's own messages are at /user/queue/NAME",
-            ),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(shown(Destination::for_subscribe(text, "alice")), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn shown_to_its_receiver() {
-        for (text, shown) in [
-            ("/queue/a%2Fb", "/queue/a%2Fb"),
-            ("/topic/a/b", "/topic/a.b"),
-            ("/user/bob/queue/x/y", "/user/queue/x.y"),
-        ] {
-            let destination = Destination::for_send(text).unwrap();
-            assert_eq!(destination.to_string(), shown);
-        }
-    }
 }

@@ -18,7 +18,7 @@ const MAX_WORDS: usize = 63;
 /// How many states one question may look at before the answer is "not contained".
 const MAX_STATES: usize = 4096;
 /// What a destination can begin with.
-const KINDS: [&str; 4] = ["queue", "topic", "user", "app"];
+const KINDS: [&str; 6] = ["queue", "topic", "exchange", "reply-queue", "user", "app"];
 /// What comes after the name in a user destination.
 const TARGETS: [&str; 3] = ["queue", "topic", "exchange"];
 
@@ -70,6 +70,8 @@ impl Pattern {
         let mut words = vec![first];
         match rest {
             Some(rest) if kind == "user" => user_words(&mut words, rest),
+            Some(rest) if kind == "exchange" => exchange_words(&mut words, rest),
+            Some(rest) if kind == "reply-queue" => one_word(&mut words, rest),
             Some(rest) => name_words(&mut words, rest, kind == "queue"),
             None if is_many => Ok(()),
             None => Err("ends after its kind; everything of a kind is /KIND/**".into()),
@@ -321,6 +323,22 @@ fn name_words(words: &mut Vec<Word>, rest: &str, empty: bool) -> Result<(), Stri
     Ok(())
 }
 
+/// A name that is one word whatever dots it has.
+fn one_word(words: &mut Vec<Word>, name: &str) -> Result<(), String> {
+    if name.is_empty() {
+        return Err("ends with /; everything of a kind is /KIND/**".into());
+    }
+    words.push(word(name)?);
+    Ok(())
+}
+
+/// The exchange's name, and the words of the key where there is one.
+fn exchange_words(words: &mut Vec<Word>, rest: &str) -> Result<(), String> {
+    let (name, key) = rest.split_once('/').map_or((rest, None), |(n, k)| (n, Some(k)));
+    one_word(words, name)?;
+    key.map_or(Ok(()), |key| name_words(words, key, true))
+}
+
 /// The user's name, which is one word whatever dots it has, and what follows.
 fn user_words(words: &mut Vec<Word>, rest: &str) -> Result<(), String> {
     let (name, after) = rest.split_once('/').map_or((rest, None), |(n, a)| (n, Some(a)));
@@ -388,6 +406,17 @@ mod tests {
             ("/user/*/queue/x", "/user/b.c/queue/x", true),
             ("/topic/{user}.x", "/topic/alice.x", true),
             ("/topic/{user}.x", "/topic/bob.x", false),
+            ("/queue/a", "/amq/queue/a", true),
+            ("/queue/a", "/reply-queue/a", true),
+            ("/queue/**", "/reply-queue/amq.gen-a", false),
+            ("/reply-queue/**", "/reply-queue/amq.gen-a", true),
+            ("/reply-queue/amq.gen-a", "/reply-queue/amq.gen-a", true),
+            ("/exchange/e.f", "/exchange/e.f", true),
+            ("/exchange/e.f", "/exchange/e.f/k", false),
+            ("/exchange/e.f/**", "/exchange/e.f", true),
+            ("/exchange/e.f/a.*", "/exchange/e.f/a.b", true),
+            ("/exchange/*/k", "/exchange/e.f/k", true),
+            ("/exchange/**", "/exchange/e/a.b", true),
         ];
         for (pattern, text, expected) in cases {
             let pattern = Pattern::parse(pattern).unwrap();

@@ -26,7 +26,7 @@ use crate::relay::mailbox::{Level, MailboxLimits};
 use crate::relay::rabbitmq::{self, RabbitMq};
 use crate::session::driver::{ConnectionLimits, Driver, Services};
 use crate::session::sessions::{SessionLimits, Sessions};
-use crate::session::{self, Settings};
+use crate::session::{self, BrokerKind, Settings};
 use crate::stomp;
 use crate::telemetry::Metrics;
 use crate::ticker::Ticker;
@@ -164,12 +164,13 @@ async fn services(config: &Config) -> Result<Services, StartError> {
     let outage = &config.relay.outage;
     let waiting = Waiting { messages: outage.messages, bytes: outage.bytes, time: outage.time };
     let settings = Settings {
-        limits: session_limits(limits),
+        limits: session_limits(limits, outage.time),
         errors: config.errors,
         policy,
         unread: rules.clone(),
         level: if is_rabbit { Level::Confirmed } else { Level::Stored },
-        x_ids: is_rabbit,
+        broker: if is_rabbit { BrokerKind::RabbitMq } else { BrokerKind::Embedded },
+        names: config.relay.allow_names.iter().map(String::as_str).collect(),
     };
     Ok(Services {
         settings: Arc::new(settings),
@@ -267,7 +268,7 @@ fn is_node_id(id: &str) -> bool {
     (1..=64).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric())
 }
 
-fn session_limits(limits: &Limits) -> session::Limits {
+fn session_limits(limits: &Limits, outage_time: Duration) -> session::Limits {
     session::Limits {
         destination_bytes: limits.destination_bytes,
         subscriptions: limits.subscriptions,
@@ -279,6 +280,7 @@ fn session_limits(limits: &Limits) -> session::Limits {
         transaction_bytes: limits.transaction_bytes,
         connect_time: limits.connect_time,
         frame_time: limits.frame_time,
+        outage_time,
     }
 }
 

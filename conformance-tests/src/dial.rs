@@ -8,14 +8,19 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error as WsError;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue};
+use tokio_tungstenite::tungstenite::error::{ProtocolError, SubProtocolError};
+use tokio_tungstenite::tungstenite::handshake::client::{Request, Response, generate_request};
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
+use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, StatusCode};
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::tls::Tls;
 use crate::transcript::Transport;
@@ -23,6 +28,8 @@ use crate::transcript::Transport;
 const PROTOCOL: &str = "Sec-WebSocket-Protocol";
 /// How much of what came before a WebSocket was there is kept, to say what it was.
 const KEPT: usize = 512;
+/// How long the head of a server's answer to the handshake may be.
+const HEAD_BYTES: usize = 16 * 1024;
 
 /// A connection without framing: TCP, or a pipe within this process.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -165,10 +172,45 @@ async fn upgrade(
         request.headers_mut().insert(PROTOCOL, list.map_err(|error| failed(error.into()))?);
     }
     let stream: Box<dyn Stream> = Box::new(Kept { stream, first: Arc::clone(&kept) });
-    let (stream, response) =
-        tokio_tungstenite::client_async(request, stream).await.map_err(failed)?;
-    let selected = response.headers().get(PROTOCOL);
-    Ok((stream, selected.and_then(|value| value.to_str().ok()).map(str::to_owned)))
+    let (stream, selected) = shake_hands(stream, request).await.map_err(failed)?;
+    if selected.as_ref().is_some_and(|name| !offer.contains(name)) {
+        let error = ProtocolError::SecWebSocketSubProtocolError(
+            SubProtocolError::ServerSentSubProtocolNoneRequested,
+        );
+        return Err(failed(error.into()));
+    }
+    Ok((stream, selected))
+}
+
+/// The handshake, and the subprotocol that was selected. Not the library's own: that one refuses
+/// an answer that selects none, which is right where all are unknown (RFC 6455, 4.2.2).
+async fn shake_hands(
+    mut stream: Box<dyn Stream>,
+    request: Request,
+) -> Result<(WebSocketStream<Box<dyn Stream>>, Option<String>), WsError> {
+    let (head, key) = generate_request(request)?;
+    stream.write_all(&head).await?;
+    stream.flush().await?;
+    let mut answer = Vec::with_capacity(HEAD_BYTES);
+    let (used, response) = loop {
+        if answer.len() >= HEAD_BYTES || stream.read_buf(&mut answer).await? == 0 {
+            return Err(ProtocolError::HandshakeIncomplete.into());
+        }
+        if let Some(parsed) = Response::try_parse(&answer)? {
+            break parsed;
+        }
+    };
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        return Err(WsError::Http(Box::new(response)));
+    }
+    let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
+    if header("Sec-WebSocket-Accept") != Some(derive_accept_key(key.as_bytes()).as_str()) {
+        return Err(ProtocolError::SecWebSocketAcceptKeyMismatch.into());
+    }
+    let selected = header(PROTOCOL).map(str::to_owned);
+    let tail = answer.split_off(used);
+    let stream = WebSocketStream::from_partially_read(stream, tail, Role::Client, None).await;
+    Ok((stream, selected))
 }
 
 /// Keeps the first bytes that come.

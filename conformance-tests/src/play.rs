@@ -113,6 +113,7 @@ impl Play<'_> {
             Action::Silence => self.silence(name).await,
             Action::KeepAlive { intervals } => self.keep_alive(name, *intervals).await,
             Action::Nothing => self.nothing(name).await,
+            Action::Differ { texts } => self.differ(texts),
             Action::As(kind) => self.kind(name, *kind),
         }
     }
@@ -133,10 +134,10 @@ impl Play<'_> {
         let beats = Agreed::default();
         let peer = Peer { connection, connected: false, last_kind: None, beats };
         self.connections.insert(name.to_owned(), peer);
-        let selected = selected.as_deref();
+        let selected = selected.as_deref().unwrap_or("none");
         match want {
-            Some(want) if transport != Transport::Tcp && selected != Some(want) => {
-                let came = format!(", got {}", selected.unwrap_or("none"));
+            Some(want) if transport != Transport::Tcp && selected != want => {
+                let came = format!(", got {selected}");
                 Err(Wrong::new(format!("expected subprotocol {want}"), came))
             }
             _ => Ok(()),

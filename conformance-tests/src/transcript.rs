@@ -142,7 +142,8 @@ pub(crate) struct Step {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
-    /// Opens the connection; WebSocket subprotocols offered, and the one that must be selected.
+    /// Opens the connection; WebSocket subprotocols offered, and the one that must be selected;
+    /// `none`: none may be.
     Open { offer: Vec<String>, select: Option<String> },
     /// Opens the connection, sends CONNECT with these headers too, expects CONNECTED.
     Connect { headers: Vec<(String, Template)> },
@@ -176,6 +177,8 @@ pub(crate) enum Action {
     KeepAlive { intervals: u32 },
     /// No frame before the answer to a receipt asked for now.
     Nothing,
+    /// No two of these are the same.
+    Differ { texts: Vec<Template> },
     /// The last frame came in a WebSocket message of this kind.
     As(MessageKind),
 }
@@ -428,6 +431,8 @@ mod tests {
             ("<foo\n", 6, "`<foo` is no step"),
             ("> ${q}^@\n", 6, "`${q}` has no value here"),
             ("> ${q=*}^@\n", 6, "nothing is captured from what is sent"),
+            ("@differ a\n", 6, "`@differ` needs two texts or more"),
+            ("@differ a ${b}\n", 6, "`${b}` has no value here"),
             ("@pieces 0\n", 6, "`@pieces` needs a number of bytes"),
             ("@any-order\n<close\n", 7, "`@any-order` takes frames only"),
             ("@any-order\n< A\n<\n< ^@\n", 9, "`@any-order` without `@end`"),

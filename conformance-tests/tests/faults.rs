@@ -85,7 +85,7 @@ const MESSAGE: &str = "< MESSAGE\n< subscription:s1\n< ack:${ack=*}\n< !receipt\
 
 #[tokio::test]
 async fn right_answers_pass() {
-    let cases: [(String, Answers); 9] = [
+    let cases: [(String, Answers); 10] = [
         (
             "@connect\n".into(),
             &[Some(CONNECTED), Some(""), Some("RECEIPT\nreceipt-id:barrier-1\n\n\0")],
@@ -107,6 +107,10 @@ async fn right_answers_pass() {
         (format!("{SEND}{SEND}<refused 1002\n"), &[None]),
         (format!("{SEND}<beat\n"), &[Some("\n")]),
         (
+            format!("{SEND}{MESSAGE}@differ ${{ack}} 8\n"),
+            &[Some("MESSAGE\nack:7\nsubscription:s1\n\nx\0")],
+        ),
+        (
             format!("{SEND}<nothing\n"),
             &[Some(""), Some(""), Some("RECEIPT\nreceipt-id:barrier-1\n\n\0")],
         ),
@@ -124,7 +128,8 @@ async fn wrong_answers_fail() {
     let error = format!("{SEND}{SEND}<error 1002 Bad thing\n");
     let nothing = format!("{SEND}<nothing\n");
     let order = format!("{SEND}@any-order\n{RECEIPT}{MESSAGE}@end\n");
-    let cases: [(&str, Answers, &str); 23] = [
+    let differ = format!("{SEND}{MESSAGE}@differ 6 ${{ack}} 7\n");
+    let cases: [(&str, Answers, &str); 24] = [
         ("@connect\n", &[None], "expected CONNECTED, the connection was closed"),
         ("@connect\n", &[Some("CONNECTED\nversion:1.1\n\n\0")], r#"expected "1.2", got "1.1""#),
         ("@connect\n", &[Some("CONNECTED\n\n\0")], "header `version` is missing"),
@@ -161,6 +166,11 @@ async fn wrong_answers_fail() {
             &message,
             &[Some("MESSAGE\nsubscription:s1\nack:1\ncontent-length:2\n\nx\0\n")],
             "no NUL after the 2 bytes of content-length",
+        ),
+        (
+            &differ,
+            &[Some("MESSAGE\nsubscription:s1\nack:7\n\nx\0")],
+            r#"expected different values, got "7" twice"#,
         ),
         (&error, &[Some("RECEIPT\nreceipt-id:r\n\n\0")], "expected ERROR, got RECEIPT"),
         (
@@ -339,7 +349,9 @@ async fn web_socket_faults() {
     assert!(half.contains(r#"closed within a frame: "B\n\n""#), "{half}");
     let offer = "@open offer=v12.stomp select=v12.stomp\n> A\n>\n> ^@\n<close\n";
     let refused = play_web_socket(offer, Message::text(""), 1000).await;
-    assert!(refused.contains("WebSocket handshake"), "{refused}");
+    assert_eq!(refused, "expected subprotocol v12.stomp, got none");
+    let unknown = "@open offer=a select=none\n> A\n>\n> ^@\n<close\n";
+    assert_eq!(play_web_socket(unknown, Message::text(""), 1000).await, "");
 }
 
 #[tokio::test]

@@ -107,7 +107,7 @@ async fn a_failure_is_told_in_full() {
     let trace = outcome["failure"]["trace"].as_array().unwrap();
     let said = |side: &str| trace.iter().any(|l| l["text"].as_str().unwrap().starts_with(side));
     assert!(said("> \"") && said("< \""), "{trace:?}");
-    assert!(text.contains(r#" < "ERROR\nmessage:Few words\n\n\0""#), "{text}");
+    assert!(text.contains(r#"< "ERROR\nmessage:Few words\n\n\0""#), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -190,7 +190,12 @@ impl Policy {
             return true;
         }
         match (destination, frame) {
-            (Destination::Queue(_), _) => self.defaults == Defaults::Embedded,
+            (Destination::Queue(_) | Destination::AmqQueue(_), _) => {
+                self.defaults == Defaults::Embedded
+            }
+            // Who was told the name of a queue of answers may answer; only its owner listens.
+            (Destination::ReplyQueue(_), frame) => frame == RuleFrame::Send,
+            (Destination::Exchange(_), _) => false,
             (Destination::Topic(topic), RuleFrame::Subscribe) => !topic.is_wildcard(),
             (Destination::Topic(_), RuleFrame::Send) | (Destination::App(_), _) => true,
             (Destination::User(user), RuleFrame::Send) => user.target.starts_with("queue/"),
@@ -220,7 +225,12 @@ fn is_server_only(destination: &Destination) -> bool {
 fn is_own(destination: &Destination, principal: &Principal) -> bool {
     match destination {
         Destination::User(UserDestination { user, .. }) => *user == principal.name,
-        Destination::Queue(_) | Destination::Topic(_) | Destination::App(_) => true,
+        Destination::Queue(_)
+        | Destination::AmqQueue(_)
+        | Destination::ReplyQueue(_)
+        | Destination::Topic(_)
+        | Destination::Exchange(_)
+        | Destination::App(_) => true,
     }
 }
 
@@ -278,6 +288,13 @@ mod tests {
             (Subscribe, "/user/queue/a", [Yes, Yes, Yes]),
             (Subscribe, "/user/topic/a", [Yes, Yes, Yes]),
             (Subscribe, "/topic/room.1.presence", [Yes, Yes, Yes]),
+            (Send, "/amq/queue/a", [Yes, No, Yes]),
+            (Subscribe, "/amq/queue/a", [Yes, No, Yes]),
+            (Subscribe, "/reply-queue/a", [Yes, No, Yes]),
+            (Send, "/reply-queue/amq.gen-a", [Yes, Yes, Yes]),
+            (Subscribe, "/reply-queue/amq.gen-a", [No, No, Yes]),
+            (Send, "/exchange/e/k", [No, No, Yes]),
+            (Subscribe, "/exchange/e/k", [No, No, Yes]),
         ];
         let alice = principal("alice", &[]);
         let all = [Defaults::Embedded, Defaults::RabbitMq, Defaults::Everything];

@@ -292,7 +292,14 @@ fn origins(s: &mut Settings, name: &str) -> Vec<String> {
 }
 
 fn relay(s: &mut Settings) -> RelayConfig {
+    const DEV: [&str; 4] = ["amq.topic", "amq.direct", "amq.fanout", "amq.headers"];
+    let allow_names = if s.dev && s.written("relay.allow_names").is_none() {
+        DEV.map(str::to_owned).into()
+    } else {
+        s.list("relay.allow_names")
+    };
     RelayConfig {
+        allow_names,
         queue_deleted: choice(
             s,
             "relay.queue_deleted",

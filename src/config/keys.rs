@@ -206,6 +206,11 @@ pub(super) const KEYS: &[Key] = &[
     unset("auth.jwt.keys[].secret_file", Kind::Text, "HS256"),
     unset("auth.jwt.keys[].pem", Kind::Secret, "RS256, ES256"),
     unset("auth.jwt.keys[].pem_file", Kind::Text, "RS256, ES256"),
+    unset(
+        "relay.allow_names",
+        Kind::List,
+        "none; --dev: amq.topic, amq.direct, amq.fanout, amq.headers",
+    ),
     key("relay.queue_deleted", Kind::Choice(&["redeclare", "refuse"]), "redeclare"),
     key("relay.unroutable", Kind::Choice(&["error", "keep"]), "error"),
     key("relay.outage.messages", count(0, MANY), "10000"),

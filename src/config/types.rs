@@ -68,6 +68,8 @@ pub enum EndpointAuth {
 /// How RabbitMQ is used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RelayConfig {
+    /// Queues and exchanges with reserved names that clients reach, where a rule lets them.
+    pub allow_names: Vec<String>,
     pub queue_deleted: QueueDeleted,
     pub unroutable: Unroutable,
     pub outage: OutageConfig,

@@ -18,7 +18,12 @@ use crate::stomp::Headers;
 pub(super) fn place(message: &Message) -> Result<&UserDestination, StoreError> {
     match &message.destination {
         Destination::User(destination) => Ok(destination),
-        other @ (Destination::Queue(_) | Destination::Topic(_) | Destination::App(_)) => {
+        other @ (Destination::Queue(_)
+        | Destination::AmqQueue(_)
+        | Destination::ReplyQueue(_)
+        | Destination::Topic(_)
+        | Destination::Exchange(_)
+        | Destination::App(_)) => {
             Err(StoreError::Broken(format!("a message to {other} is no unread message")))
         }
     }

@@ -52,6 +52,28 @@ impl Refusal {
     }
 }
 
+/// There is no such queue or exchange. RabbitMQ's word.
+#[must_use]
+pub fn not_found(what: &str, name: &str) -> Refusal {
+    let body = format!("NOT_FOUND - no {what} '{name}'\n");
+    Refusal::new(RefusalKind::Unroutable, "not_found", body)
+}
+
+/// The queue is another session's alone. RabbitMQ's word.
+#[must_use]
+pub fn resource_locked(queue: &str) -> Refusal {
+    let body =
+        format!("RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{queue}'\n");
+    Refusal::new(RefusalKind::Denied, "resource_locked", body)
+}
+
+/// The queue is there, and is not as it was asked for. RabbitMQ's word.
+#[must_use]
+pub fn precondition_failed(queue: &str, argument: &str) -> Refusal {
+    let body = format!("PRECONDITION_FAILED - inequivalent arg '{argument}' for queue '{queue}'\n");
+    Refusal::new(RefusalKind::Denied, "precondition_failed", body)
+}
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.kind.name(), self.message)

@@ -38,10 +38,10 @@ pub struct Delivery {
 }
 
 /// Where a delivery comes from, which says how it is settled.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// A broker's queue; the tag is the consumer's own and is given back when settling.
-    Queue { tag: u64 },
+    Queue { queue: Arc<str>, tag: u64 },
     /// Pushed to a user who is there; with the id it has in the store, where it was stored too.
     User { unread_id: Option<u64> },
 }
@@ -76,6 +76,8 @@ pub enum Event {
     Done { token: Token, result: Result<Level, Refusal> },
     /// The server ended a subscription.
     Cancelled { subscription: SubscriptionNumber, refusal: Refusal },
+    /// The name of a queue of answers. Where it comes a second time the first one is gone.
+    ReplyQueue { subscription: SubscriptionNumber, result: Result<Arc<str>, Refusal> },
     /// Login at CONNECT is decided.
     Authenticated(Result<crate::auth::Principal, crate::auth::AuthError>),
     /// A page of unread messages that was asked for.

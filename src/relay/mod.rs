@@ -3,17 +3,18 @@
 pub mod embedded;
 pub mod error;
 pub mod mailbox;
+pub mod origin;
 pub mod rabbitmq;
 pub mod topics;
+mod words;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::destination::Destination;
 use crate::message::Message;
-use crate::stomp::Headers;
 use embedded::Embedded;
 use mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
+use origin::{Declaration, Origin, Place};
 use rabbitmq::RabbitMq;
 
 /// The `ack` header of a SUBSCRIBE (1.2, "SUBSCRIBE ack Header").
@@ -29,13 +30,10 @@ pub enum AckMode {
 #[derive(Debug)]
 pub struct SubscribeRequest {
     pub subscription: SubscriptionNumber,
-    /// A queue or a topic.
-    pub destination: Destination,
+    pub origin: Origin,
     pub ack: AckMode,
     /// Deliveries under way without an answer, at least 1.
     pub prefetch: u16,
-    /// The frame's headers, for what only the broker understands.
-    pub headers: Headers,
 }
 
 /// What becomes of a delivery.
@@ -58,11 +56,18 @@ pub enum Broker {
 }
 
 impl Broker {
-    /// Publishes to a queue or a topic. Where it says `Pending`, `Event::Done` follows.
-    pub fn publish(&self, from: &Arc<Mailbox>, token: Token, message: Arc<Message>) -> Submit {
+    /// Publishes to a queue, a topic or an exchange. `declare`: what the queue is to be where it
+    /// is missing. Where it says `Pending`, `Event::Done` follows.
+    pub fn publish(
+        &self,
+        from: &Arc<Mailbox>,
+        token: Token,
+        message: Arc<Message>,
+        declare: Option<&Declaration>,
+    ) -> Submit {
         match self {
-            Self::Embedded(broker) => broker.publish(from, Some(token), &message),
-            Self::RabbitMq(broker) => broker.publish(from, Some(token), message),
+            Self::Embedded(broker) => broker.publish(from, Some(token), &message, declare),
+            Self::RabbitMq(broker) => broker.publish(from, Some(token), message, declare),
         }
     }
 
@@ -75,60 +80,64 @@ impl Broker {
         }
     }
 
-    /// Subscribes to a queue or a topic. Where it says `Pending`, `Event::Done` follows.
+    /// Subscribes. Where it says `Pending`, `Event::Done` follows.
     pub fn subscribe(&self, to: &Arc<Mailbox>, token: Token, request: SubscribeRequest) -> Submit {
         match self {
-            Self::Embedded(broker) => broker.subscribe(to, &request),
+            Self::Embedded(broker) => broker.subscribe(to, Some(token), &request),
             Self::RabbitMq(broker) => broker.subscribe(to, Some(token), request),
         }
     }
 
-    /// Ends a subscription; what it was sent may still be settled. Where it says `Pending` and
-    /// there is a token, `Event::Done` follows.
+    /// Makes a queue of answers to that session and subscribes it. `Event::ReplyQueue` follows.
+    pub fn open_reply_queue(&self, to: &Arc<Mailbox>, subscription: SubscriptionNumber) {
+        match self {
+            Self::Embedded(broker) => broker.open_reply_queue(to, subscription),
+            Self::RabbitMq(broker) => broker.open_reply_queue(to, subscription),
+        }
+    }
+
+    /// Ends a subscription; what it was sent may still be settled. `delete`: its queue goes too.
+    /// Where it says `Pending` and there is a token, `Event::Done` follows.
     pub fn unsubscribe(
         &self,
         of: &Arc<Mailbox>,
         token: Option<Token>,
         subscription: SubscriptionNumber,
-        destination: &Destination,
+        place: &Place,
+        delete: bool,
     ) -> Submit {
         match self {
             Self::Embedded(broker) => {
-                broker.unsubscribe(of, subscription, destination);
+                broker.unsubscribe(of, subscription, place, delete);
                 Submit::Done(Level::Memory)
             }
-            Self::RabbitMq(broker) => broker.unsubscribe(of, subscription, token),
+            Self::RabbitMq(broker) => broker.unsubscribe(of, subscription, token, delete),
         }
     }
 
-    /// Settles deliveries; tags that are not open any more have no effect.
+    /// Settles deliveries of a queue; tags that are not open any more have no effect.
     pub fn settle(
         &self,
         of: &Arc<Mailbox>,
         subscription: SubscriptionNumber,
-        destination: &Destination,
+        queue: &Arc<str>,
         tags: &[u64],
         settlement: Settlement,
     ) {
         match self {
-            Self::Embedded(broker) => {
-                broker.settle(of, subscription, destination, tags, settlement);
-            }
+            Self::Embedded(broker) => broker.settle(of, subscription, queue, tags, settlement),
             Self::RabbitMq(broker) => broker.settle(of, subscription, tags, settlement),
         }
     }
 
     /// A session has ended: its subscriptions end, its open deliveries go back.
-    pub fn session_ended(
-        &self,
-        of: &Arc<Mailbox>,
-        subscriptions: &[(SubscriptionNumber, Destination)],
-    ) {
+    pub fn session_ended(&self, of: &Arc<Mailbox>, subscriptions: &[(SubscriptionNumber, Place)]) {
         match self {
             Self::Embedded(broker) => {
-                for (subscription, destination) in subscriptions {
-                    broker.abandon(of, *subscription, destination);
+                for (subscription, place) in subscriptions {
+                    broker.abandon(of, *subscription, place);
                 }
+                broker.session_ended(of);
             }
             Self::RabbitMq(broker) => broker.session_ended(of),
         }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use crate::destination::Destination;
 use crate::message::Message;
 use crate::persistence::UnreadId;
 use crate::relay::mailbox::SubscriptionNumber;
@@ -13,7 +12,7 @@ use crate::relay::mailbox::SubscriptionNumber;
 #[derive(Clone, Debug)]
 pub(super) enum Settles {
     /// A delivery of a broker's queue; it outlives its subscription.
-    Tag { tag: u64, queue: Destination },
+    Tag { tag: u64, queue: Arc<str> },
     /// A message of the user, with its id where it is stored.
     User { message: Arc<Message>, unread_id: Option<UnreadId> },
     /// A topic's message: nobody hears of its ACK.

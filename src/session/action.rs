@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::destination::{Destination, UserDestination};
+use crate::destination::UserDestination;
 use crate::message::Message;
 use crate::persistence::{UnreadId, Which};
 use crate::relay::mailbox::{SubscriptionNumber, Token};
+use crate::relay::origin::{Declaration, Place};
 use crate::relay::{Settlement, SubscribeRequest};
 use crate::stomp::{Frame, Headers};
 
@@ -29,10 +30,12 @@ pub enum Action {
     Authenticate(Headers),
     /// The session is connected: the wider limits hold now.
     Connected,
-    /// To a queue or a topic; `Session::done` is the answer.
+    /// To a queue, a topic or an exchange; `Session::done` is the answer.
     Publish {
         token: Token,
         message: Arc<Message>,
+        /// What its queue is, where it is missing and the SEND says so.
+        declare: Option<Box<Declaration>>,
     },
     /// To a user; `Session::done` is the answer. `never`: it is not to be kept.
     SendToUser {
@@ -45,15 +48,21 @@ pub enum Action {
         token: Token,
         request: SubscribeRequest,
     },
+    /// `Session::event` with `Event::ReplyQueue` is the answer.
+    OpenReplyQueue {
+        subscription: SubscriptionNumber,
+    },
     /// With a token where the client waits for the end of it.
     Unsubscribe {
         token: Option<Token>,
         subscription: SubscriptionNumber,
-        destination: Destination,
+        place: Place,
+        /// The queue goes too, where it was the subscription's own.
+        delete: bool,
     },
     Settle {
         subscription: SubscriptionNumber,
-        destination: Destination,
+        queue: Arc<str>,
         tags: Vec<u64>,
         settlement: Settlement,
     },
@@ -120,12 +129,13 @@ pub struct Outgoing {
 }
 
 /// What follows once the message is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum After {
     Nothing,
     /// The kernel took it: `Session::written`.
     Settle {
         subscription: SubscriptionNumber,
+        queue: Arc<str>,
         tag: u64,
     },
     /// The other side proved to have it: `Session::proven`; else it is kept as unread, unless it

@@ -15,8 +15,8 @@ use crate::stomp::{Command, Headers};
 
 use super::acks::{Settles, Unacked};
 use super::action::{Action, After};
+use super::deliver::begin_head;
 use super::machine::{Context, Session};
-use super::subscribe::begin_head;
 use super::subscriptions::Feed;
 
 /// Messages of one page, where the client names no number.
@@ -84,7 +84,7 @@ impl Session {
                 self.end_subscription(number, out);
                 self.refuse(refusal, &context, out);
             }
-            (Feed::Broker(_) | Feed::Errors, _) => {}
+            (Feed::Broker(_) | Feed::Answers(_) | Feed::Errors, _) => {}
         }
     }
 

@@ -320,8 +320,7 @@ impl Driver {
         self.services.metrics.messages_delivered.inc();
         match after {
             After::Nothing => {}
-            After::Settle { subscription, tag } => {
-                let queue = message.destination.clone();
+            After::Settle { subscription, queue, tag } => {
                 let end = self.pending(turn);
                 self.proofs.settle(end, Settled { subscription, queue, tag });
             }

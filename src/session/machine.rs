@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::auth::Principal;
 use crate::auth::policy::Policy;
+use crate::destination::AllowedNames;
 use crate::relay::error::{Refusal, RefusalKind};
 use crate::relay::mailbox::{Event, Level, SubscriptionNumber, Token};
 use crate::stomp::{Command, Frame, Headers, Version};
@@ -24,6 +25,7 @@ use super::action::Action;
 use super::connect::Connect;
 use super::error::{Errors, Violation, code};
 use super::liveness::{Liveness, Wire};
+use super::reply::Held;
 use super::subscriptions::Subscriptions;
 use super::transactions::Transactions;
 
@@ -46,6 +48,8 @@ pub struct Limits {
     pub connect_time: Duration,
     /// From a frame's first byte to its last.
     pub frame_time: Duration,
+    /// A SEND that waits for the broker is refused after that.
+    pub outage_time: Duration,
 }
 
 /// What all sessions of a server share.
@@ -57,8 +61,19 @@ pub struct Settings {
     pub unread: Rules,
     /// The best level a RECEIPT has here.
     pub level: Level,
-    /// Every message gets an x-id, not only those to users.
-    pub x_ids: bool,
+    pub broker: BrokerKind,
+    /// Reserved names that clients reach all the same.
+    pub names: AllowedNames,
+}
+
+/// What is behind, as far as a session has to know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BrokerKind {
+    /// All queues are this process's own, so that those of durable subscriptions can be their
+    /// user's own.
+    Embedded,
+    /// Queues have the names that RabbitMQ's STOMP plugin gives them, and every message an x-id.
+    RabbitMq,
 }
 
 /// Where a session is in its life.
@@ -127,6 +142,8 @@ pub struct Session {
     pub(super) pages: Vec<(SubscriptionNumber, Context)>,
     waiting: HashMap<Token, Waiting>,
     next_token: Token,
+    /// A SEND before which nothing else is taken.
+    pub(super) held: Option<Box<Held>>,
 }
 
 impl Session {
@@ -160,6 +177,7 @@ impl Session {
             pages: Vec::new(),
             waiting: HashMap::new(),
             next_token: 0,
+            held: None,
         }
     }
 
@@ -206,7 +224,7 @@ impl Session {
                 "Already connected",
                 "A session has one CONNECT; open another connection for another login.\n",
             )),
-            Command::Send => self.send(frame, out),
+            Command::Send => self.send(frame, now, out),
             Command::Subscribe => self.subscribe(&frame.headers, out),
             Command::Unsubscribe => self.unsubscribe(&frame.headers, out),
             Command::Ack | Command::Nack => self.ack(frame.command, &frame.headers, out),
@@ -230,6 +248,9 @@ impl Session {
     pub fn event(&mut self, event: Event, now: Instant, out: &mut Vec<Action>) {
         match event {
             Event::Done { token, result } => self.done(token, result, out),
+            Event::ReplyQueue { subscription, result } => {
+                self.reply_queue(subscription, result, now, out);
+            }
             Event::Cancelled { subscription, refusal } => self.cancel(subscription, &refusal, out),
             Event::Page { subscription, result } => self.page(subscription, result, now, out),
             Event::Close { code, reason } => self.close(code, reason, out),
@@ -314,6 +335,13 @@ impl Session {
             let body = format!("A frame was not complete after {seconds} s.\n");
             return self.fail(Violation::new("Frame timeout", body), out);
         }
+        if self
+            .held
+            .as_ref()
+            .is_some_and(|held| now >= held.since + self.settings.limits.outage_time)
+        {
+            self.give_up_answers(now, out);
+        }
         self.live.tick(now, out);
         if matches!(out.last(), Some(Action::Close { .. })) {
             self.phase = Phase::Over;
@@ -345,7 +373,8 @@ impl Session {
         };
         let frame = self.frame_since.map(|at| at + limits.frame_time);
         let ack = self.acks.oldest().map(|oldest| oldest.since + limits.ack_time);
-        [phase, frame, ack, self.expires, self.live.deadline()].into_iter().flatten().min()
+        let held = self.held.as_ref().map(|held| held.since + limits.outage_time);
+        [phase, frame, ack, held, self.expires, self.live.deadline()].into_iter().flatten().min()
     }
 
     /// A frame is complete; the next one has its own time.
@@ -388,7 +417,7 @@ impl Session {
     /// Whether frames may be given to the session now.
     #[must_use]
     pub fn takes_frames(&self) -> bool {
-        matches!(self.phase, Phase::Start | Phase::Connected)
+        matches!(self.phase, Phase::Start | Phase::Connected) && self.held.is_none()
     }
 
     #[must_use]
@@ -399,6 +428,11 @@ impl Session {
     #[must_use]
     pub fn version(&self) -> Version {
         self.version
+    }
+
+    /// The user's name; empty where it is not known yet.
+    pub(super) fn user_name(&self) -> &str {
+        self.principal.as_ref().map_or("", |principal| &principal.name)
     }
 
     /// Who it is, once that is known.

@@ -1,22 +1,26 @@
-//! SEND, and the transactions that may hold it (1.2, "SEND", "BEGIN", "COMMIT", "ABORT").
+//! SEND (1.2, "SEND").
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use ulid::Ulid;
 
 use crate::auth::policy::{Decision, RuleFrame};
-use crate::destination::{Destination, DestinationError};
+use crate::destination::{Destination, DestinationError, reply_to_shown};
 use crate::message::Message;
 use crate::relay::error::{Refusal, RefusalKind};
 use crate::relay::mailbox::Token;
+use crate::relay::origin::{Declaration, QueueHeaders};
 use crate::stomp::{Command, Frame, Headers};
 use crate::user::ReadRequest;
 
 use super::action::Action;
 use super::error::{Violation, code};
-use super::machine::{Context, Session, Waiting};
-use super::transactions::{Full, Step};
+use super::machine::{BrokerKind, Context, Session, Waiting};
+use super::reply::ReplyTo;
+use super::subscribe::bad_queue_header;
+use super::transactions::Step;
 
 /// Headers of a SEND that its MESSAGE does not have: they are the server's own, or would mean
 /// something to RabbitMQ that no client may say.
@@ -65,13 +69,18 @@ pub(super) struct Sending {
 
 #[derive(Debug)]
 enum Target {
-    Broker(Message),
+    Broker { message: Message, declare: Option<Box<Declaration>> },
     User { message: Message, never: bool },
     Read(ReadRequest),
 }
 
 impl Session {
-    pub(super) fn send(&mut self, frame: Frame, out: &mut Vec<Action>) -> Result<(), Violation> {
+    pub(super) fn send(
+        &mut self,
+        frame: Frame,
+        now: Instant,
+        out: &mut Vec<Action>,
+    ) -> Result<(), Violation> {
         let Some(text) = frame.headers.get("destination") else {
             return Err(Violation::new(
                 "Missing destination",
@@ -98,8 +107,27 @@ impl Session {
         if let Some(name) = &transaction {
             self.must_be_open(name)?;
         }
+        let queue = QueueHeaders::of_send(&frame.headers).map_err(bad_queue_header)?;
         let size = frame.body.len() + frame.headers.text_len();
-        match (self.judge(&frame.headers, frame.body, context.clone()), transaction) {
+        let judged = self.reply_to(&frame.headers).and_then(|reply_to| {
+            let shown = match &reply_to {
+                ReplyTo::Shown(shown) => Some(&**shown),
+                ReplyTo::Nowhere | ReplyTo::NotYet(_) => None,
+            };
+            let body = frame.body.clone();
+            let sending = self.judge(&frame.headers, body, &queue, shown, context.clone())?;
+            Ok((sending, reply_to))
+        });
+        let judged = match judged {
+            // It is judged once more when its queue of answers has a name.
+            Ok((_, ReplyTo::NotYet(id))) => {
+                self.hold_for_answers(&id, frame, now, out);
+                return Ok(());
+            }
+            Ok((sending, _)) => Ok(sending),
+            Err(refusal) => Err(refusal),
+        };
+        match (judged, transaction) {
             (Ok(sending), None) => self.perform(sending, None, out),
             (Ok(sending), Some(name)) => {
                 let step = Step::Send(Box::new(sending));
@@ -118,11 +146,19 @@ impl Session {
     }
 
     /// Decides on a SEND when it arrives, in a transaction or not.
-    fn judge(&self, headers: &Headers, body: Bytes, context: Context) -> Result<Sending, Refusal> {
+    fn judge(
+        &self,
+        headers: &Headers,
+        body: Bytes,
+        queue: &QueueHeaders,
+        reply_to: Option<&str>,
+        context: Context,
+    ) -> Result<Sending, Refusal> {
         let text = context.destination.as_deref().unwrap_or_default();
         let body = detached(body);
         self.fits(text)?;
-        let destination = Destination::for_send(text).map_err(|error| refusal_of(&error))?;
+        let destination = Destination::for_send_within(text, &self.settings.names)
+            .map_err(|error| refusal_of(&error))?;
         self.may(RuleFrame::Send, &destination, text)?;
         for name in SHORT {
             if headers.get(name).is_some_and(|value| value.len() > 255) {
@@ -135,29 +171,43 @@ impl Session {
         }
         let target = match &destination {
             Destination::App(key) if &**key == "unread.read" => {
-                let user = self.principal.as_ref().map(|principal| &*principal.name);
-                let request = ReadRequest::parse(&body, user.unwrap_or_default())
+                let request = ReadRequest::parse(&body, self.user_name())
                     .map_err(|error| Refusal::new(RefusalKind::Limit, "Invalid body", error))?;
                 Target::Read(request)
             }
             Destination::App(_) => return Err(no_application(text)),
             Destination::User(to) => {
                 let shown = to.to_string();
-                let mut message = Message::new(destination, shown, passing(headers), body);
+                let reply_to = reply_to.map(reply_to_shown);
+                let headers_shown = passing(headers, reply_to.as_deref());
+                let mut message = Message::new(destination, shown, headers_shown, body);
                 message.persistent = headers.get("persistent") == Some("true");
                 message.x_id = Some(Ulid::generate());
                 Target::User { message, never: headers.get("x-unread") == Some("never") }
             }
-            Destination::Queue(_) | Destination::Topic(_) => {
-                // A topic is shown as its sender wrote it, a queue by its one name.
+            Destination::Queue(_)
+            | Destination::AmqQueue(_)
+            | Destination::ReplyQueue(_)
+            | Destination::Topic(_)
+            | Destination::Exchange(_) => {
+                // A topic is shown as its sender wrote it, all else by its one name.
                 let shown = match &destination {
-                    Destination::Queue(_) => destination.to_string(),
-                    _ => text.to_owned(),
+                    Destination::Topic(_) if text.starts_with("/topic/") => text.to_owned(),
+                    other => other.to_string(),
                 };
-                let mut message = Message::new(destination, shown, passing(headers), body);
+                let declare = match &destination {
+                    Destination::Queue(_) if !queue.is_plain() => {
+                        self.may_dead_letter(queue)?;
+                        Some(Box::new(queue.queue()))
+                    }
+                    _ => None,
+                };
+                let headers_shown = passing(headers, reply_to);
+                let mut message = Message::new(destination, shown, headers_shown, body);
                 message.persistent = headers.get("persistent") == Some("true");
-                message.x_id = self.settings.x_ids.then(Ulid::generate);
-                Target::Broker(message)
+                let is_rabbit = self.settings.broker == BrokerKind::RabbitMq;
+                message.x_id = is_rabbit.then(Ulid::generate);
+                Target::Broker { message, declare }
             }
         };
         Ok(Sending { target, context })
@@ -191,12 +241,19 @@ impl Session {
         }
     }
 
-    fn perform(&mut self, sending: Sending, commit: Option<Token>, out: &mut Vec<Action>) {
+    pub(super) fn perform(
+        &mut self,
+        sending: Sending,
+        commit: Option<Token>,
+        out: &mut Vec<Action>,
+    ) {
         let Sending { target, context } = sending;
         let context = if commit.is_some() { Context { receipt: None, ..context } } else { context };
         let token = self.wait(Waiting::Send { context, commit });
         out.push(match target {
-            Target::Broker(message) => Action::Publish { token, message: Arc::new(message) },
+            Target::Broker { message, declare } => {
+                Action::Publish { token, message: Arc::new(message), declare }
+            }
             Target::User { message, never } => {
                 Action::SendToUser { token, message: Arc::new(message), never }
             }
@@ -205,124 +262,6 @@ impl Session {
             }
         });
     }
-
-    /// Adds a step to a transaction; what does not fit aborts it and is refused (`false`).
-    pub(super) fn add_step(
-        &mut self,
-        name: &str,
-        step: Step,
-        size: usize,
-        context: &Context,
-        out: &mut Vec<Action>,
-    ) -> bool {
-        let limits = self.settings.limits;
-        let added = self.transactions.add(name, step, size, &limits);
-        if let Err(full) = &added {
-            self.refuse_full(full, name, context, out);
-        }
-        added.is_ok()
-    }
-
-    fn refuse_full(&mut self, full: &Full, name: &str, context: &Context, out: &mut Vec<Action>) {
-        let limits = &self.settings.limits;
-        let body = match full {
-            Full::Transactions => {
-                format!("a session may have {} open transactions\n", limits.transactions)
-            }
-            Full::Actions => {
-                format!("a transaction may have {} frames\n", limits.transaction_actions)
-            }
-            Full::Bytes => format!("a transaction may have {} bytes\n", limits.transaction_bytes),
-        };
-        let refusal = Refusal::new(RefusalKind::Limit, "Transaction too big", body);
-        self.transactions.refuse(name, &refusal);
-        self.refuse(refusal, context, out);
-    }
-
-    pub(super) fn begin(
-        &mut self,
-        headers: &Headers,
-        out: &mut Vec<Action>,
-    ) -> Result<(), Violation> {
-        let (name, context) = transaction_frame(Command::Begin, headers)?;
-        let limits = self.settings.limits;
-        match self.transactions.begin(&name, &limits) {
-            Ok(true) => self.receipt(context.receipt, None, out),
-            Ok(false) => {
-                return Err(Violation::new(
-                    "Bad transaction",
-                    format!("A transaction named \"{name}\" is open already\n"),
-                ));
-            }
-            Err(full) => self.refuse_full(&full, &name, &context, out),
-        }
-        Ok(())
-    }
-
-    pub(super) fn commit(
-        &mut self,
-        headers: &Headers,
-        out: &mut Vec<Action>,
-    ) -> Result<(), Violation> {
-        let (name, context) = transaction_frame(Command::Commit, headers)?;
-        match self.transactions.commit(&name) {
-            None => return Err(bad_transaction(&name)),
-            Some(Err(refusal)) => self.refuse(refusal, &context, out),
-            Some(Ok(steps)) => {
-                let sends = steps.iter().filter(|step| matches!(step, Step::Send(_))).count();
-                let receipt = context.receipt.clone();
-                let commit =
-                    (sends > 0).then(|| self.wait(Waiting::Commit { context, left: sends }));
-                for step in steps {
-                    match step {
-                        Step::Send(sending) => self.perform(*sending, commit, out),
-                        Step::Settle { id, settlement } => self.settle(id, settlement, out),
-                    }
-                }
-                if commit.is_none() {
-                    self.receipt(receipt, None, out);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn abort(
-        &mut self,
-        headers: &Headers,
-        out: &mut Vec<Action>,
-    ) -> Result<(), Violation> {
-        let (name, context) = transaction_frame(Command::Abort, headers)?;
-        if !self.transactions.abort(&name) {
-            return Err(bad_transaction(&name));
-        }
-        self.receipt(context.receipt, None, out);
-        Ok(())
-    }
-
-    pub(super) fn must_be_open(&self, name: &str) -> Result<(), Violation> {
-        if self.transactions.is_open(name) { Ok(()) } else { Err(bad_transaction(name)) }
-    }
-}
-
-fn bad_transaction(name: &str) -> Violation {
-    Violation::new("Bad transaction", format!("Invalid transaction identifier: \"{name}\"\n"))
-}
-
-fn transaction_frame(command: Command, headers: &Headers) -> Result<(String, Context), Violation> {
-    let Some(name) = headers.get("transaction") else {
-        return Err(Violation::new(
-            "Missing transaction",
-            format!("\"{}\" must include a 'transaction' header\n", command.name()),
-        ));
-    };
-    let context = Context {
-        command,
-        destination: None,
-        id: Some(name.to_owned()),
-        receipt: headers.get("receipt").map(str::to_owned),
-    };
-    Ok((name.to_owned(), context))
 }
 
 /// A small body is copied, so that a message that waits does not hold the whole buffer that was
@@ -333,13 +272,17 @@ fn detached(body: Bytes) -> Bytes {
 }
 
 /// What stays of a SEND's headers in its MESSAGE.
-fn passing(headers: &Headers) -> Headers {
+fn passing(headers: &Headers, reply_to: Option<&str>) -> Headers {
     headers
         .iter()
         .filter(|(name, _)| {
             !DROPPED.contains(name)
                 && !DROPPED_TOO.contains(name)
                 && !name.starts_with(DROPPED_PREFIX)
+        })
+        .map(|(name, value)| match reply_to {
+            Some(shown) if name == "reply-to" => (name, shown),
+            _ => (name, value),
         })
         .collect()
 }

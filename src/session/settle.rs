@@ -1,5 +1,7 @@
 //! ACK, NACK, and what else settles a delivery (1.2, "ACK", "NACK").
 
+use std::sync::Arc;
+
 use crate::destination::Destination;
 use crate::persistence::{UnreadId, Which};
 use crate::relay::Settlement;
@@ -92,7 +94,7 @@ impl Session {
     pub fn written(
         &self,
         subscription: SubscriptionNumber,
-        queue: &Destination,
+        queue: &Arc<str>,
         tag: u64,
         out: &mut Vec<Action>,
     ) {
@@ -102,8 +104,8 @@ impl Session {
             tags.push(tag);
             return;
         }
-        let (destination, settlement) = (queue.clone(), Settlement::Ack);
-        out.push(Action::Settle { subscription, destination, tags: vec![tag], settlement });
+        let (queue, settlement) = (queue.clone(), Settlement::Ack);
+        out.push(Action::Settle { subscription, queue, tags: vec![tag], settlement });
     }
 
     /// The other side proved to have got messages of the user.
@@ -146,8 +148,8 @@ fn settle_taken(
             (Settles::User { .. } | Settles::Nothing, _) => {}
         }
     }
-    if let Some(destination) = queue {
-        out.push(Action::Settle { subscription: number, destination, tags, settlement });
+    if let Some(queue) = queue {
+        out.push(Action::Settle { subscription: number, queue, tags, settlement });
     }
     if !read.is_empty() {
         out.push(read_action(read));

@@ -1,23 +1,23 @@
-//! SUBSCRIBE, UNSUBSCRIBE, what a subscription is sent, and its ACKs (1.2, "SUBSCRIBE", "ACK").
+//! SUBSCRIBE and UNSUBSCRIBE (1.2, "SUBSCRIBE", "UNSUBSCRIBE").
 
-use std::time::Instant;
+use ulid::Ulid;
 
 use crate::auth::policy::RuleFrame;
-use crate::destination::{Destination, UserDestination};
+use crate::destination::{Destination, DestinationError, Exchange, TOPIC_EXCHANGE, Topic};
 use crate::relay::error::{Refusal, RefusalKind};
-use crate::relay::mailbox::{Delivery, Entry, Source, SubscriptionNumber};
+use crate::relay::mailbox::SubscriptionNumber;
+use crate::relay::origin::{self, BadQueueHeader, OwnName, Place, QueueHeaders};
 use crate::relay::{AckMode, Settlement, SubscribeRequest};
-use crate::stomp::encode::{encode_header, push_decimal};
 use crate::stomp::{Command, Headers, Version};
 use crate::user::{ERRORS_TARGET, Replay};
 
-use super::acks::{Settles, Unacked};
-use super::action::{Action, After, Outgoing};
+use super::action::Action;
 use super::app::PAGE;
 use super::error::Violation;
-use super::machine::{Context, Session, Waiting};
+use super::machine::{BrokerKind, Context, Session, Waiting};
+use super::reply::TEMP_QUEUE;
 use super::send::{no_application, refusal_of};
-use super::subscriptions::{Feed, Replaying, Subscription};
+use super::subscriptions::{Feed, Replaying};
 
 impl Session {
     pub(super) fn subscribe(
@@ -44,8 +44,15 @@ impl Session {
                 format!("A subscription identified by '{id}' already exists.\n"),
             ));
         }
+        if id.is_some_and(|id| id.starts_with(TEMP_QUEUE)) {
+            return Err(Violation::new(
+                "Processing error",
+                format!("SUBSCRIBE 'id' may not start with {TEMP_QUEUE}\n"),
+            ));
+        }
         let ack = ack_mode(headers)?;
         let prefetch = prefetch(headers, &self.settings.limits)?;
+        let queue = QueueHeaders::of_subscribe(headers).map_err(bad_queue_header)?;
         if headers.contains("selector") {
             tracing::info!(session = %self.name, "a SUBSCRIBE's selector was ignored");
         }
@@ -55,45 +62,104 @@ impl Session {
             id: id.map(str::to_owned),
             receipt: headers.get("receipt").map(str::to_owned),
         };
-        let judged = supported(headers).and_then(|()| self.judge_subscribe(text));
-        match judged {
+        match self.judge_subscribe(text, &queue) {
             Ok(destination) => {
-                self.open(&destination, ack, prefetch, headers, context, out);
+                let has_queue =
+                    matches!(destination, Destination::Topic(_) | Destination::Exchange(_));
+                if has_queue && queue.durable == Some(true) && id.is_none() {
+                    return Err(Violation::new(
+                        "Missing Header",
+                        "Header 'id' is required for durable subscriptions",
+                    ));
+                }
+                self.open(&destination, ack, prefetch, headers, &queue, context, out);
             }
             Err(refusal) => self.refuse(refusal, &context, out),
         }
         Ok(())
     }
 
-    fn judge_subscribe(&self, text: &str) -> Result<Destination, Refusal> {
+    fn judge_subscribe(&self, text: &str, queue: &QueueHeaders) -> Result<Destination, Refusal> {
         self.fits(text)?;
-        let user = self.principal.as_ref().map(|principal| &*principal.name);
-        let destination = Destination::for_subscribe(text, user.unwrap_or_default())
+        let user = self.user_name();
+        let destination = Destination::for_subscribe_within(text, user, &self.settings.names)
             .map_err(|error| refusal_of(&error))?;
         self.may(RuleFrame::Subscribe, &destination, text)?;
-        let limit = self.settings.limits.subscriptions;
-        if self.subscriptions.len() >= limit {
-            return Err(Refusal::new(
-                RefusalKind::Limit,
-                "Too many subscriptions",
-                format!("a session may have {limit} subscriptions\n"),
-            ));
+        if let (Destination::Topic(_) | Destination::Exchange(_), Some(name)) =
+            (&destination, &queue.name)
+        {
+            // Somebody else may read from the queue of that name.
+            self.may_name(RuleFrame::Subscribe, name)?;
         }
+        self.may_dead_letter(queue)?;
+        self.has_room_for_subscription()?;
         Ok(destination)
     }
 
+    pub(super) fn has_room_for_subscription(&self) -> Result<(), Refusal> {
+        let limit = self.settings.limits.subscriptions;
+        if self.subscriptions.len() < limit {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            RefusalKind::Limit,
+            "Too many subscriptions",
+            format!("a session may have {limit} subscriptions\n"),
+        ))
+    }
+
+    /// Whether the session may use a queue by its AMQP name.
+    fn may_name(&self, frame: RuleFrame, name: &str) -> Result<(), Refusal> {
+        self.fits(name)?;
+        if !self.settings.names.reaches(name) {
+            return Err(refusal_of(&DestinationError::Reserved { text: name.into() }));
+        }
+        self.may(frame, &Destination::Queue(name.into()), name)
+    }
+
+    /// Whether a queue's dead letters may go where its headers say: a place that the session may
+    /// SEND to. Where no routing key is given, the message's own says which queue or topic it is,
+    /// and that is nothing to be judged now.
+    pub(super) fn may_dead_letter(&self, queue: &QueueHeaders) -> Result<(), Refusal> {
+        let arguments = &queue.arguments;
+        let Some(exchange) = arguments.dead_letter_exchange.as_deref() else { return Ok(()) };
+        match (exchange, arguments.dead_letter_routing_key.as_deref()) {
+            ("" | TOPIC_EXCHANGE, None) => Err(Refusal::new(
+                RefusalKind::Denied,
+                "access_refused",
+                "'x-dead-letter-exchange' needs an 'x-dead-letter-routing-key' here\n",
+            )),
+            ("", Some(key)) => self.may_name(RuleFrame::Send, key),
+            (TOPIC_EXCHANGE, Some(key)) => {
+                let topic = Destination::Topic(Topic::from_key(key));
+                self.may(RuleFrame::Send, &topic, key)
+            }
+            (name, key) => {
+                if !self.settings.names.reaches(name) {
+                    return Err(refusal_of(&DestinationError::Reserved { text: name.into() }));
+                }
+                let (name, key) = (name.into(), key.unwrap_or_default().into());
+                let exchange = Exchange { name, key };
+                self.may(RuleFrame::Send, &Destination::Exchange(exchange.clone()), &exchange.name)
+            }
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "each is one part of the frame")]
     fn open(
         &mut self,
         destination: &Destination,
         ack: AckMode,
         prefetch: u16,
         headers: &Headers,
+        queue: &QueueHeaders,
         context: Context,
         out: &mut Vec<Action>,
     ) {
         let text = context.destination.clone().unwrap_or_default();
         let id = context.id.clone();
         let version = self.version;
+        let user = self.user_name().to_owned();
         let mut add =
             |feed| self.subscriptions.add(id.as_deref(), &text, feed, ack, version).number;
         match destination {
@@ -119,13 +185,20 @@ impl Session {
                     out.push(Action::SubscribeUser { token, subscription, to: to.clone() });
                 }
             }
-            Destination::Queue(_) | Destination::Topic(_) => {
-                let subscription = add(Feed::Broker(destination.clone()));
+            Destination::Queue(_)
+            | Destination::AmqQueue(_)
+            | Destination::ReplyQueue(_)
+            | Destination::Topic(_)
+            | Destination::Exchange(_) => {
+                let own = OwnName {
+                    id: id.as_deref(),
+                    owner: (self.settings.broker == BrokerKind::Embedded).then_some(&*user),
+                    random: &Ulid::generate().to_string(),
+                };
+                let Some(origin) = origin::origin(destination, ack, queue, own) else { return };
+                let subscription = add(Feed::Broker(origin.place()));
                 let token = self.wait(Waiting::Subscribe { context, subscription });
-                let destination = destination.clone();
-                let headers = headers.clone();
-                let request =
-                    SubscribeRequest { subscription, destination, ack, prefetch, headers };
+                let request = SubscribeRequest { subscription, origin, ack, prefetch };
                 out.push(Action::Subscribe { token, request });
             }
         }
@@ -137,6 +210,12 @@ impl Session {
         out: &mut Vec<Action>,
     ) -> Result<(), Violation> {
         let found = match (headers.get("id"), headers.get("destination")) {
+            (Some(id), _) if id.starts_with(TEMP_QUEUE) => {
+                return Err(Violation::new(
+                    "Invalid id",
+                    format!("UNSUBSCRIBE 'id' may not start with {TEMP_QUEUE}\n"),
+                ));
+            }
             (Some(id), _) => self.subscriptions.by_id(id),
             (None, Some(text)) if self.version == Version::V10 => self.subscriptions.by_text(text),
             _ => {
@@ -149,8 +228,10 @@ impl Session {
         // One that is not there, or was refused, is fine: it is not there.
         let number = found.map(|subscription| subscription.number);
         let mut receipt = headers.get("receipt").map(str::to_owned);
+        // The queue is the subscription's, whatever else this frame names.
+        let delete = QueueHeaders::of_subscribe(headers).map_err(bad_queue_header)?.durable;
         if let Some(number) = number {
-            self.unsubscribe_with(number, &mut receipt, out);
+            self.unsubscribe_with(number, &mut receipt, delete == Some(true), out);
         }
         self.receipt(receipt, None, out);
         Ok(())
@@ -158,7 +239,7 @@ impl Session {
 
     /// Takes a subscription out; what it was sent may still be settled.
     pub(super) fn end_subscription(&mut self, number: SubscriptionNumber, out: &mut Vec<Action>) {
-        self.unsubscribe_with(number, &mut None, out);
+        self.unsubscribe_with(number, &mut None, false, out);
     }
 
     /// The same. Where the broker has to say when it is over, the receipt is taken and waits for
@@ -167,15 +248,22 @@ impl Session {
         &mut self,
         number: SubscriptionNumber,
         receipt: &mut Option<String>,
+        delete: bool,
         out: &mut Vec<Action>,
     ) {
         let Some(subscription) = self.subscriptions.remove(number) else { return };
         self.pages.retain(|(of, _)| *of != number);
         match subscription.feed {
-            Feed::Broker(destination) => {
+            Feed::Broker(place) => {
                 let receipt = receipt.take();
                 let token = receipt.map(|receipt| self.wait(Waiting::Unsubscribe { receipt }));
-                out.push(Action::Unsubscribe { token, subscription: number, destination });
+                out.push(Action::Unsubscribe { token, subscription: number, place, delete });
+            }
+            // Only where the session gives it up; a client cannot name it.
+            Feed::Answers(queue) => {
+                let place = Place::Queue(queue.unwrap_or_default());
+                let (token, subscription) = (None, number);
+                out.push(Action::Unsubscribe { token, subscription, place, delete: true });
             }
             Feed::User { to, .. } => {
                 out.push(Action::UnsubscribeUser { subscription: number, to });
@@ -206,147 +294,12 @@ impl Session {
         self.settle_all(number, Settlement::Return, out);
         self.refuse(refusal.clone(), &context, out);
     }
-
-    /// Takes an entry of the mailbox: writes the head of its MESSAGE up to where the message's
-    /// shared tail begins. None where it is for nobody any more.
-    pub fn deliver(
-        &mut self,
-        entry: Entry,
-        now: Instant,
-        head: &mut Vec<u8>,
-        out: &mut Vec<Action>,
-    ) -> Option<Outgoing> {
-        let (message, number, redelivered, source) = match entry {
-            Entry::Shared { message, subscription } => {
-                let redelivered = message.redelivered;
-                (message, subscription, redelivered, None)
-            }
-            Entry::Own(delivery) => {
-                let Delivery { message, subscription, redelivered, source } = *delivery;
-                (message, subscription, redelivered, Some(source))
-            }
-            Entry::Event(_) => return None,
-        };
-        let Some(subscription) = self.subscriptions.get(number) else {
-            match source {
-                Some(Source::Queue { tag }) => out.push(Action::Settle {
-                    subscription: number,
-                    destination: message.destination.clone(),
-                    tags: vec![tag],
-                    settlement: Settlement::Return,
-                }),
-                Some(Source::User { unread_id: None }) => {
-                    out.push(Action::Restore(vec![message]));
-                }
-                Some(Source::User { unread_id: Some(_) }) | None => {}
-            }
-            return None;
-        };
-        begin_head(head, subscription, redelivered);
-        if let Some(Source::User { unread_id: Some(id) }) = source {
-            head.extend_from_slice(b"unread-id:");
-            push_decimal(head, id);
-            head.push(b'\n');
-        }
-        if subscription.ack == AckMode::Auto {
-            let after = match source {
-                Some(Source::Queue { tag }) => After::Settle { subscription: number, tag },
-                Some(Source::User { unread_id }) => After::Prove { unread_id },
-                None => After::Nothing,
-            };
-            return Some(Outgoing { message, own_id: false, after });
-        }
-        let settles = match source {
-            Some(Source::Queue { tag }) => Settles::Tag { tag, queue: message.destination.clone() },
-            Some(Source::User { unread_id }) => {
-                Settles::User { message: message.clone(), unread_id }
-            }
-            None => Settles::Nothing,
-        };
-        let is_cumulative = subscription.ack == AckMode::Client;
-        let unacked = Unacked { subscription: number, is_cumulative, settles, since: now };
-        self.unacked(unacked, head, out);
-        Some(Outgoing { message, own_id: true, after: After::Nothing })
-    }
-
-    /// Enters a delivery into the ledger and writes its ids into the head.
-    pub(super) fn unacked(&mut self, unacked: Unacked, head: &mut Vec<u8>, out: &mut Vec<Action>) {
-        let id = self.acks.add(unacked);
-        let id = format!("{}-{id}", self.name);
-        let mut header = |name| encode_header(head, name, &id, Command::Message, self.version);
-        header("message-id");
-        if self.version == Version::V12 {
-            header("ack");
-        }
-        let limit = self.settings.limits.unacked;
-        if self.acks.len() > limit {
-            let body = format!("a session may have {limit} messages without ACK\n");
-            self.fail(Violation::new("Too many unacknowledged messages", body).policy(), out);
-        }
-    }
-
-    /// Ends the session: gives back its subscriptions, and the user's messages that were neither
-    /// acknowledged nor kept.
-    pub fn end(&mut self) -> Ending {
-        let mut ending = Ending::default();
-        for unacked in self.acks.take_all() {
-            match unacked.settles {
-                Settles::User { message, unread_id: None } => ending.unacked.push(message),
-                // Its subscription may be gone, but the broker still waits for it.
-                Settles::Tag { queue, .. } => {
-                    let place = (unacked.subscription, queue);
-                    if ending.broker.last() != Some(&place) {
-                        ending.broker.push(place);
-                    }
-                }
-                Settles::User { .. } | Settles::Nothing => {}
-            }
-        }
-        for Subscription { number, feed, .. } in self.subscriptions.take() {
-            match feed {
-                Feed::Broker(destination) => ending.broker.push((number, destination)),
-                Feed::User { to, .. } => ending.user.push((number, to)),
-                Feed::Errors | Feed::Page => {}
-            }
-        }
-        ending
-    }
 }
 
-/// What a session leaves behind.
-#[derive(Debug, Default)]
-pub struct Ending {
-    pub broker: Vec<(SubscriptionNumber, Destination)>,
-    pub user: Vec<(SubscriptionNumber, UserDestination)>,
-    pub unacked: Vec<std::sync::Arc<crate::message::Message>>,
-}
-
-pub(super) fn begin_head(head: &mut Vec<u8>, subscription: &Subscription, redelivered: bool) {
-    head.clear();
-    head.extend_from_slice(b"MESSAGE\n");
-    head.extend_from_slice(&subscription.line);
-    head.extend_from_slice(if redelivered {
-        b"redelivered:true\n"
-    } else {
-        b"redelivered:false\n"
-    });
-}
-
-/// What RabbitMQ's plugin would make a queue of its own for. Taken for a plain subscription it
-/// would lose messages in silence.
-fn supported(headers: &Headers) -> Result<(), Refusal> {
-    const QUEUE_HEADERS: [&str; 4] = ["durable", "persistent", "auto-delete", "exclusive"];
-    let asks = |name: &str, value: &str| {
-        QUEUE_HEADERS.contains(&name) && value == "true" || name == "x-queue-name"
-    };
-    match headers.iter().find(|(name, value)| asks(name, value)) {
-        Some((name, _)) => Err(Refusal::new(
-            RefusalKind::UnknownDestination,
-            "Unsupported subscription",
-            format!("'{name}': this server has no subscriptions with a queue of their own yet\n"),
-        )),
-        None => Ok(()),
-    }
+/// As the plugin says it of a number that is none.
+pub(super) fn bad_queue_header(bad: BadQueueHeader) -> Violation {
+    let BadQueueHeader { name, takes } = bad;
+    Violation::new("Processing error", format!("'{name}' must be {takes}\n"))
 }
 
 fn ack_mode(headers: &Headers) -> Result<AckMode, Violation> {

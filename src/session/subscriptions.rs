@@ -1,17 +1,22 @@
 //! The subscriptions of one session.
 
-use crate::destination::{Destination, UserDestination};
+use std::sync::Arc;
+
+use crate::destination::UserDestination;
 use crate::persistence::UnreadId;
 use crate::relay::AckMode;
 use crate::relay::mailbox::SubscriptionNumber;
+use crate::relay::origin::Place;
 use crate::stomp::encode::encode_header;
 use crate::stomp::{Command, Version};
 
 /// What a subscription is fed from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Feed {
-    /// The broker: a queue or a topic.
-    Broker(Destination),
+    /// The broker: a queue, a topic or an exchange.
+    Broker(Place),
+    /// Answers to this session; with the queue's name once it has one.
+    Answers(Option<Arc<str>>),
     /// The user's messages. `after` while stored ones come first.
     User { to: UserDestination, replay: Option<Replaying> },
     /// This session's own refusals.

@@ -13,6 +13,7 @@ use stomp_relay::relay::error::{Refusal, RefusalKind};
 use stomp_relay::relay::mailbox::{
     Delivery, Entry, Event, Level, Mailbox, MailboxLimits, Source, Submit,
 };
+use stomp_relay::relay::origin::{self, OwnName, QueueHeaders};
 use stomp_relay::relay::rabbitmq::{Config, QueueDeleted, RabbitMq, Unroutable};
 use stomp_relay::relay::{AckMode, Settlement, SubscribeRequest};
 use stomp_relay::stomp::Headers;
@@ -102,7 +103,7 @@ impl Session {
     /// Publishes; the token to wait for.
     fn publish(&mut self, message: Arc<Message>) -> u64 {
         let token = self.token();
-        let submit = self.broker.publish(&self.mailbox, Some(token), message);
+        let submit = self.broker.publish(&self.mailbox, Some(token), message, None);
         assert!(matches!(submit, Submit::Pending), "{submit:?}");
         token
     }
@@ -120,13 +121,11 @@ impl Session {
         prefetch: u16,
     ) -> (u64, Submit) {
         let token = self.token();
-        let request = SubscribeRequest {
-            subscription: number,
-            destination: Destination::for_subscribe(destination, "user").unwrap(),
-            ack,
-            prefetch,
-            headers: Headers::default(),
-        };
+        let destination = Destination::for_subscribe(destination, "user").unwrap();
+        let random = ulid::Ulid::generate().to_string();
+        let own = OwnName { id: None, owner: None, random: &random };
+        let origin = origin::origin(&destination, ack, &QueueHeaders::default(), own).unwrap();
+        let request = SubscribeRequest { subscription: number, origin, ack, prefetch };
         let submit = self.broker.subscribe(&self.mailbox, Some(token), request);
         (token, submit)
     }
@@ -151,7 +150,7 @@ impl Session {
 
     async fn unsubscribe(&mut self, number: u32) {
         let token = self.token();
-        match self.broker.unsubscribe(&self.mailbox, number, Some(token)) {
+        match self.broker.unsubscribe(&self.mailbox, number, Some(token), false) {
             Submit::Done(_) => {}
             Submit::Pending => drop(self.done(token).await.unwrap()),
             Submit::Refused(refusal) => panic!("{refusal}"),
@@ -221,7 +220,7 @@ impl Session {
                 }),
                 Entry::Own(delivery) => {
                     let Delivery { message, subscription, redelivered, source } = *delivery;
-                    let Source::Queue { tag } = source else { panic!("{source:?}") };
+                    let Source::Queue { tag, .. } = source else { panic!("{source:?}") };
                     self.messages.push_back(Got {
                         subscription,
                         message,
@@ -549,7 +548,7 @@ async fn a_poisoned_publish_costs_nobody_else_anything() {
     assert_eq!(refusal.message, "precondition_failed");
     let huge = "v".repeat(130 * 1024);
     let submit =
-        broker.publish(&evil.mailbox, Some(1), message("/queue/good", &[("h", &huge)], ""));
+        broker.publish(&evil.mailbox, Some(1), message("/queue/good", &[("h", &huge)], ""), None);
     assert!(matches!(submit, Submit::Refused(refusal) if refusal.kind == RefusalKind::Limit));
     let snapshot = broker.snapshot();
     assert_eq!((snapshot.lost_connections, snapshot.republished), (0, 0));

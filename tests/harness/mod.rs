@@ -4,17 +4,19 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use stomp_relay::auth::policy::{Defaults, Policy};
 use stomp_relay::auth::{AuthError, Principal};
 use stomp_relay::cli::Serve;
 use stomp_relay::config::{Config, Limits};
-use stomp_relay::destination::Destination;
 use stomp_relay::relay::embedded::Embedded;
-use stomp_relay::relay::mailbox::{Entry, Level, Mailbox, MailboxLimits, Submit, Token};
-use stomp_relay::session::{self, Action, After, Outgoing, Session, Settings, Violation, Wire};
+use stomp_relay::relay::mailbox::{Entry, Level, Mailbox, MailboxLimits, Source, Submit, Token};
+use stomp_relay::relay::origin::Place;
+use stomp_relay::session::{
+    self, Action, After, BrokerKind, Outgoing, Session, Settings, Violation, Wire,
+};
 use stomp_relay::stomp::{self, Decoder, DecoderEvent, Frame, Headers, Version, encode};
 use stomp_relay::user::Rules;
 
@@ -49,7 +51,8 @@ impl Shared {
             policy: Policy::new(Vec::new(), Defaults::Everything),
             unread: Rules::new(Vec::new()),
             level: Level::Stored,
-            x_ids: false,
+            broker: BrokerKind::Embedded,
+            names: config.relay.allow_names.iter().map(String::as_str).collect(),
         };
         Self {
             broker: Embedded::open(None).unwrap(),
@@ -77,6 +80,7 @@ fn session_limits(limits: &Limits) -> session::Limits {
         destination_bytes: limits.destination_bytes,
         connect_time: limits.connect_time,
         frame_time: limits.frame_time,
+        outage_time: Duration::from_secs(30),
     }
 }
 
@@ -161,12 +165,11 @@ impl Connection {
         let tail = message.tail(self.session.version());
         self.out.extend_from_slice(head);
         self.out.extend_from_slice(if *own_id { tail.without_id() } else { tail.with_id() });
-        match *after {
+        match after {
             After::Nothing => {}
             // What is written is taken at once here.
-            After::Settle { subscription, tag } => {
-                let queue = &message.destination;
-                self.session.written(subscription, queue, tag, &mut self.actions);
+            After::Settle { subscription, queue, tag } => {
+                self.session.written(*subscription, queue, *tag, &mut self.actions);
             }
             After::Prove { .. } => panic!("nobody sends to a user here"),
         }
@@ -191,22 +194,26 @@ impl Connection {
                 self.decoder.set_limits(shared.wide);
                 self.decoder.set_version(self.session.version());
             }
-            Action::Publish { token, message } => {
-                let submit = broker.publish(&self.mailbox, Some(token), &message);
+            Action::Publish { token, message, declare } => {
+                let declare = declare.as_deref();
+                let submit = broker.publish(&self.mailbox, Some(token), &message, declare);
                 self.submitted(token, submit);
             }
             Action::Subscribe { token, request } => {
-                let submit = broker.subscribe(&self.mailbox, &request);
+                let submit = broker.subscribe(&self.mailbox, Some(token), &request);
                 self.submitted(token, submit);
             }
-            Action::Unsubscribe { token, subscription, destination } => {
-                broker.unsubscribe(&self.mailbox, subscription, &destination);
+            Action::OpenReplyQueue { subscription } => {
+                broker.open_reply_queue(&self.mailbox, subscription);
+            }
+            Action::Unsubscribe { token, subscription, place, delete } => {
+                broker.unsubscribe(&self.mailbox, subscription, &place, delete);
                 if let Some(token) = token {
                     self.submitted(token, Submit::Done(Level::Memory));
                 }
             }
-            Action::Settle { subscription, destination, tags, settlement } => {
-                broker.settle(&self.mailbox, subscription, &destination, &tags, settlement);
+            Action::Settle { subscription, queue, tags, settlement } => {
+                broker.settle(&self.mailbox, subscription, &queue, &tags, settlement);
             }
             Action::Close { .. } => self.is_over = true,
             Action::HeartBeat => self.out.push(b'\n'),
@@ -247,14 +254,18 @@ impl Connection {
 
     /// The client is gone: what it did not settle goes back.
     pub(crate) fn end(mut self) {
-        let mut left: Vec<(u32, Destination)> = self.session.end().broker;
+        let broker = &self.shared.broker;
+        let mut left: Vec<(u32, Place)> = self.session.end().broker;
         for entry in self.mailbox.close() {
-            if let Entry::Own(delivery) = entry {
-                left.push((delivery.subscription, delivery.message.destination.clone()));
+            if let Entry::Own(delivery) = entry
+                && let Source::Queue { queue, .. } = delivery.source
+            {
+                left.push((delivery.subscription, Place::Queue(queue)));
             }
         }
-        for (subscription, destination) in &left {
-            self.shared.broker.abandon(&self.mailbox, *subscription, destination);
+        for (subscription, place) in &left {
+            broker.abandon(&self.mailbox, *subscription, place);
         }
+        broker.session_ended(&self.mailbox);
     }
 }

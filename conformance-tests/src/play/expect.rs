@@ -1,5 +1,6 @@
 //! What must come: frames, an ERROR, a close, nothing.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -153,6 +154,18 @@ impl Play<'_> {
         let mut wrong = Wrong::instead("no frame", Event::Frame(frame, None), limit);
         wrong.came.push_str(&of);
         Err(wrong)
+    }
+
+    /// No two of these are the same.
+    pub(super) fn differ(&self, texts: &[Template]) -> Result<(), Wrong> {
+        let mut seen = BTreeSet::new();
+        let mut all = texts.iter().map(|text| text.fill(&self.setting.values));
+        match all.find(|text| !seen.insert(text.clone())) {
+            None => Ok(()),
+            Some(text) => {
+                Err(Wrong::new("expected different values", format!(", got {} twice", show(&text))))
+            }
+        }
     }
 
     pub(super) async fn nothing_is_left(&mut self) -> Result<(), Wrong> {

@@ -170,7 +170,7 @@ impl Script {
         let mut words = rest.split_whitespace().peekable();
         let connection = words
             .next_if(|word| !word.contains([':', '=']))
-            .filter(|_| !matches!(word, "pieces" | "fragments"))
+            .filter(|_| !matches!(word, "pieces" | "fragments" | "differ"))
             .unwrap_or_default();
         match word {
             "connect" => {
@@ -206,6 +206,14 @@ impl Script {
                 }
                 _ => here(format!("`@{word}` needs a number of bytes")),
             },
+            "differ" => {
+                let texts = rest.split_whitespace().map(|word| self.text(word));
+                let texts = texts.collect::<Outcome<Vec<_>>>()?;
+                if texts.len() < 2 {
+                    return here("`@differ` needs two texts or more");
+                }
+                self.push(self.number, connection, Action::Differ { texts })
+            }
             "hold" => {
                 self.hold = Some((connection.into(), Template::default()));
                 Ok(())
@@ -232,9 +240,14 @@ impl Script {
         let Some((name, value)) = text.split_once(':') else {
             return here(format!("`{text}` is no header"));
         };
-        let value = Template::text(value).map_err(at_here)?;
-        value.check_names(&mut self.known.clone()).map_err(at_here)?;
-        Ok((name.into(), value))
+        Ok((name.into(), self.text(value)?))
+    }
+
+    /// A text whose values are known here.
+    fn text(&self, text: &str) -> Outcome<Template> {
+        let text = Template::text(text).map_err(at_here)?;
+        text.check_names(&mut self.known.clone()).map_err(at_here)?;
+        Ok(text)
     }
 
     fn client_line(&mut self, line: &Line<'_>, text: &str) -> Outcome<()> {
@@ -482,7 +495,7 @@ mod tests {
     fn words_and_directives() {
         let text = "@connect a x:1\n@open b offer=v,w select=w\n@drop a\n<close 1002|1008\n<close\n\
                     <error 1002 Bad thing\n<error\n<beat\n<nothing\n<as binary\n\
-                    @subscribe a id:1 destination:x\n<beats 2\n>beats 3\n<no-beat 12\n<silence\n\
+                    @subscribe a id:1 destination:x\n@differ ${queue} b\n<beats 2\n>beats 3\n<no-beat 12\n<silence\n\
                     >socket|\\x89 a\n<pong a";
         let shown: Vec<String> = read(text, Version::V12)
             .into_iter()
@@ -494,6 +507,7 @@ mod tests {
                     format!("{} subscribe {}", step.connection, headers[1].0)
                 }
                 Action::Socket { bytes } => format!("socket {:x?}", bytes.fill(&Values::new())),
+                Action::Differ { texts } => format!("differ {}", texts.len()),
                 Action::Pong { payload } => format!("pong {:x?}", payload.fill(&Values::new())),
                 Action::Open { offer, select } => {
                     format!("{} open {} {select:?}", step.connection, offer.join("+"))
@@ -521,6 +535,7 @@ mod tests {
                 "Nothing",
                 "As(Binary)",
                 "a subscribe destination",
+                "differ 2",
                 "Beats { intervals: 2 }",
                 "KeepAlive { intervals: 3 }",
                 "NoBeat { seconds: 12 }",

@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 use super::QueueDeleted;
-use super::connection::{Link, Shared, random_name};
+use super::connection::{Link, Shared};
 use super::declarer::Declarer;
 use super::pool::Pool;
 use super::recent::Recent;
 use super::subscription::Worker;
-use super::topology::{self, Source};
-use crate::destination::Destination;
+use super::topology;
+use crate::relay::Settlement;
 use crate::relay::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
-use crate::relay::{Settlement, SubscribeRequest};
+use crate::relay::origin::QueueOrigin;
 
 /// The handle.
 #[derive(Debug)]
@@ -34,8 +34,7 @@ pub(super) struct Consumers {
 pub(super) struct Subscription {
     pub(super) to: Arc<Mailbox>,
     pub(super) number: SubscriptionNumber,
-    pub(super) destination: Destination,
-    pub(super) source: Source,
+    pub(super) origin: QueueOrigin,
     pub(super) prefetch: u16,
     inbox: Mutex<Inbox>,
     wake: Notify,
@@ -45,9 +44,16 @@ pub(super) struct Subscription {
 #[derive(Debug, Default)]
 pub(super) struct Inbox {
     pub(super) settlements: Vec<(u64, Settlement)>,
-    /// UNSUBSCRIBE, and the token to answer it by.
-    pub(super) unsubscribe: Option<Option<Token>>,
+    pub(super) unsubscribe: Option<Unsubscribe>,
     pub(super) session_ended: bool,
+}
+
+/// UNSUBSCRIBE.
+#[derive(Debug)]
+pub(super) struct Unsubscribe {
+    pub(super) token: Option<Token>,
+    /// The subscription's own queue goes too.
+    pub(super) delete: bool,
 }
 
 impl Subscription {
@@ -64,6 +70,11 @@ impl Subscription {
             }
             self.wake.notified().await;
         }
+    }
+
+    /// Whether its queue is one of answers: exclusive, and named by RabbitMQ.
+    pub(super) fn is_for_answers(&self) -> bool {
+        self.origin.queue.is_empty()
     }
 
     pub(super) fn is_ending(&self) -> bool {
@@ -103,26 +114,23 @@ impl Consumers {
         self: &Arc<Self>,
         to: &Arc<Mailbox>,
         token: Option<Token>,
-        request: SubscribeRequest,
+        number: SubscriptionNumber,
+        origin: QueueOrigin,
+        prefetch: u16,
     ) -> Submit {
-        let source = match topology::source(&request.destination, &random_name()) {
-            Ok(source) => source,
-            Err(refusal) => return Submit::Refused(refusal),
-        };
+        if let Err(refusal) = topology::check(&origin) {
+            return Submit::Refused(refusal);
+        }
         let subscription = Arc::new(Subscription {
             to: to.clone(),
-            number: request.subscription,
-            destination: request.destination,
-            source,
-            prefetch: request.prefetch.max(1),
+            number,
+            origin,
+            prefetch: prefetch.max(1),
             inbox: Mutex::default(),
             wake: Notify::new(),
         });
-        let before = self
-            .sessions()
-            .entry(to.session())
-            .or_default()
-            .insert(request.subscription, subscription.clone());
+        let before =
+            self.sessions().entry(to.session()).or_default().insert(number, subscription.clone());
         if let Some(before) = before {
             // Unsubscribed, with deliveries that are still out: its number is another's now.
             before.tell(|inbox| inbox.session_ended = true);
@@ -137,11 +145,12 @@ impl Consumers {
         session: u64,
         subscription: SubscriptionNumber,
         token: Option<Token>,
+        delete: bool,
     ) -> Submit {
         let Some(subscription) = self.find(session, subscription) else {
             return Submit::Done(Level::Confirmed);
         };
-        subscription.tell(|inbox| inbox.unsubscribe = Some(token));
+        subscription.tell(|inbox| inbox.unsubscribe = Some(Unsubscribe { token, delete }));
         Submit::Pending
     }
 

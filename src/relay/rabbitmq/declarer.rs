@@ -14,8 +14,9 @@ use tracing::warn;
 
 use super::connection::{Keeper, Link, Shared};
 use super::refusal::{self, Fault};
-use super::topology::{self, Source};
+use super::topology;
 use crate::relay::error::Refusal;
+use crate::relay::origin::{Declaration, QueueOrigin, binding_key};
 
 const REQUESTS: usize = 256;
 const TRIES: u32 = 4;
@@ -33,7 +34,7 @@ pub(super) enum DeclareError {
 }
 
 struct Request {
-    source: Source,
+    origin: QueueOrigin,
     reply: oneshot::Sender<Result<(), DeclareError>>,
 }
 
@@ -60,10 +61,11 @@ impl Declarer {
         Arc::new(Self { requests: sender, known })
     }
 
-    /// Declares the queue, and binds it where it is a topic's. Waits while RabbitMQ is away.
-    pub(super) async fn declare(&self, source: Source) -> Result<(), DeclareError> {
+    /// Declares the queue and binds it, as far as its origin says so. Waits while RabbitMQ is
+    /// away.
+    pub(super) async fn declare(&self, origin: QueueOrigin) -> Result<(), DeclareError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { source, reply };
+        let request = Request { origin, reply };
         self.requests.send(request).await.map_err(|_| DeclareError::Stopped)?;
         answer.await.unwrap_or(Err(DeclareError::Stopped))
     }
@@ -105,20 +107,20 @@ impl Worker {
             if request.reply.is_closed() {
                 continue;
             }
-            let result = self.serve(&request.source).await;
+            let result = self.serve(&request.origin).await;
             // Who does not wait any more does not need it.
             drop(request.reply.send(result));
         }
     }
 
-    async fn serve(&mut self, source: &Source) -> Result<(), DeclareError> {
+    async fn serve(&mut self, origin: &QueueOrigin) -> Result<(), DeclareError> {
         for _ in 0..TRIES {
             let Some((link, channel)) = self.channel().await else {
                 return Err(DeclareError::Stopped);
             };
             let Some(channel) = channel else { continue };
-            let Err(error) = link.answer(declare_on(&channel, source)).await else {
-                self.declared(source);
+            let Err(error) = link.answer(declare_on(&channel, origin)).await else {
+                self.declared(origin);
                 return Ok(());
             };
             self.channel = None;
@@ -157,25 +159,32 @@ impl Worker {
         Some((link, channel))
     }
 
-    fn declared(&self, source: &Source) {
-        if let Source::Queue(queue) = source {
+    fn declared(&self, origin: &QueueOrigin) {
+        if is_plain(origin) {
             let mut known = lock(&self.known);
             if known.len() >= MAX_KNOWN {
                 known.clear();
             }
-            known.insert(queue.clone());
+            known.insert(origin.queue.clone());
         }
     }
 }
 
-async fn declare_on(channel: &Channel, source: &Source) -> lapin::Result<()> {
-    // Lengths are checked where a source is made.
-    let Ok(queue) = topology::short(source.queue()) else { return Ok(()) };
-    channel.queue_declare(queue.clone(), source.options(), FieldTable::default()).await?;
-    if let Source::Own { topic, .. } = source
-        && let Ok(key) = topology::short(topic.key())
+/// Whether it is a queue as `/queue/N` has it, which need not be declared again.
+pub(super) fn is_plain(origin: &QueueOrigin) -> bool {
+    origin.declare.as_ref() == Some(&Declaration::QUEUE) && origin.binding.is_none()
+}
+
+async fn declare_on(channel: &Channel, origin: &QueueOrigin) -> lapin::Result<()> {
+    // Lengths were checked when it was asked for.
+    let Ok(queue) = topology::short(&origin.queue) else { return Ok(()) };
+    if let Some(declaration) = &origin.declare {
+        let (options, arguments) = topology::declare_options(declaration);
+        channel.queue_declare(queue.clone(), options, arguments).await?;
+    }
+    if let Some((exchange, key)) = origin.binding.as_ref().and_then(binding_key)
+        && let (Ok(exchange), Ok(key)) = (topology::short(exchange), topology::short(key))
     {
-        let exchange = topology::TOPIC_EXCHANGE.into();
         let options = QueueBindOptions::default();
         channel.queue_bind(queue, exchange, key, options, FieldTable::default()).await?;
     }

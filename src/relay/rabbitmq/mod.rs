@@ -39,7 +39,7 @@ use tokio_util::task::TaskTracker;
 
 pub use counters::Snapshot;
 
-use self::connection::{Shared, State};
+use self::connection::{Shared, State, random_name};
 use self::consumer::Consumers;
 use self::counters::Counters;
 use self::declarer::Declarer;
@@ -48,10 +48,15 @@ use self::ledger::Limits;
 use self::node_queue::NodeQueue;
 use self::publisher::Publisher;
 use self::recent::Recent;
+use super::error::{Refusal, RefusalKind};
 use super::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
-use super::{AckMode, Settlement, SubscribeRequest};
+use super::origin::{Declaration, Origin};
+use super::{Settlement, SubscribeRequest};
 use crate::destination::Destination;
 use crate::message::Message;
+
+/// Answers under way to one session, which acknowledges none.
+const ANSWERS_PREFETCH: u16 = 1_000;
 
 /// A `/queue` message for which there is no queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -163,14 +168,22 @@ impl RabbitMq {
         Ok(Self { shared, publisher, consumers, node_queue })
     }
 
-    /// Publishes to a queue or a topic. `Pending`: where there is a token, `Event::Done` says
-    /// that RabbitMQ confirmed, or why not.
+    /// Publishes. `Pending`: where there is a token, `Event::Done` says that RabbitMQ confirmed,
+    /// or why not.
     pub fn publish(
         &self,
         from: &Arc<Mailbox>,
         token: Option<Token>,
         message: Arc<Message>,
+        declare: Option<&Declaration>,
     ) -> Submit {
+        if declare.is_some_and(|declaration| *declaration != Declaration::QUEUE) {
+            return Submit::Refused(Refusal::new(
+                RefusalKind::UnknownDestination,
+                "Unsupported queue argument",
+                "a SEND cannot say what its queue is, with RabbitMQ, yet; a SUBSCRIBE can\n",
+            ));
+        }
         self.publisher.publish(from, token, message)
     }
 
@@ -179,36 +192,44 @@ impl RabbitMq {
         self.publisher.has_room(waiter)
     }
 
-    /// Subscribes a queue or a topic. `Done` where nothing had to be asked of RabbitMQ, else
-    /// `Event::Done` follows, also where RabbitMQ is away for now.
+    /// Subscribes. `Done` where nothing had to be asked of RabbitMQ, else `Event::Done` follows,
+    /// also where RabbitMQ is away for now.
     pub fn subscribe(
         &self,
         to: &Arc<Mailbox>,
         token: Option<Token>,
         request: SubscribeRequest,
     ) -> Submit {
-        match (request.destination, request.ack) {
-            (Destination::Topic(topic), AckMode::Auto) => {
-                self.node_queue.subscribe(to, token, request.subscription, topic)
+        let SubscribeRequest { subscription, origin, prefetch, .. } = request;
+        let origin = match origin {
+            Origin::Fanout(Destination::Topic(topic)) => {
+                return self.node_queue.subscribe(to, token, subscription, topic);
             }
-            (destination, _) => {
-                self.consumers.subscribe(to, token, SubscribeRequest { destination, ..request })
-            }
-        }
+            Origin::Fanout(destination) => topology::own_queue(destination, &random_name()),
+            Origin::Queue(origin) => *origin,
+        };
+        self.consumers.subscribe(to, token, subscription, origin, prefetch)
+    }
+
+    /// Makes a queue of answers, which RabbitMQ names, and subscribes it. `Event::ReplyQueue`
+    /// follows, once for each connection that it has had.
+    pub fn open_reply_queue(&self, to: &Arc<Mailbox>, subscription: SubscriptionNumber) {
+        self.consumers.subscribe(to, None, subscription, topology::answers(), ANSWERS_PREFETCH);
     }
 
     /// Ends a subscription; one that is not there is fine. Of a queue's subscription, deliveries
-    /// that are out may still be settled.
+    /// that are out may still be settled. `delete`: a queue of its own goes too.
     pub fn unsubscribe(
         &self,
         to: &Arc<Mailbox>,
         subscription: SubscriptionNumber,
         token: Option<Token>,
+        delete: bool,
     ) -> Submit {
         if self.node_queue.unsubscribe(to.session(), subscription) {
             return Submit::Done(Level::Confirmed);
         }
-        self.consumers.unsubscribe(to.session(), subscription, token)
+        self.consumers.unsubscribe(to.session(), subscription, token, delete)
     }
 
     /// Settles deliveries by their tags. Those that are not out any more have no effect.

@@ -25,7 +25,7 @@ use super::properties::{self, Incoming};
 use super::recent::Recent;
 use super::refusal::Fault;
 use super::topology;
-use crate::destination::{Destination, Topic};
+use crate::destination::{TOPIC_EXCHANGE, Topic};
 use crate::relay::mailbox::{Event, Level, Mailbox, Submit, SubscriptionNumber, Token};
 use crate::relay::topics::Topics;
 
@@ -204,7 +204,7 @@ impl NodeQueue {
             }
             let binds = wanted.iter().filter_map(|pattern| {
                 let key = topology::short(pattern).ok()?;
-                let exchange = topology::TOPIC_EXCHANGE.into();
+                let exchange = TOPIC_EXCHANGE.into();
                 let options = QueueBindOptions::default();
                 Some(channel.queue_bind(
                     queue.clone(),
@@ -232,7 +232,7 @@ impl NodeQueue {
         };
         for pattern in expired {
             let Ok(key) = topology::short(&pattern) else { continue };
-            let exchange = topology::TOPIC_EXCHANGE.into();
+            let exchange = TOPIC_EXCHANGE.into();
             channel.queue_unbind(queue.clone(), exchange, key, FieldTable::default()).await?;
         }
         Ok(())
@@ -256,9 +256,8 @@ impl NodeQueue {
         self.shared.counters.received.add(1);
         let Delivery { exchange, routing_key, redelivered, properties, data, .. } = delivery;
         let key = routing_key.as_str();
-        let topic = Destination::Topic(Topic::from_key(key));
         let Incoming { mut message, republished } =
-            properties::incoming(exchange.as_str(), key, &properties, data, &topic);
+            properties::incoming(exchange.as_str(), key, &properties, data);
         if let Some(id) = message.x_id {
             let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
             if recent.note(NODE, id, Instant::now()) && republished && !redelivered {

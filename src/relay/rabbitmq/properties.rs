@@ -11,7 +11,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use ulid::Ulid;
 
 use super::topology;
-use crate::destination::Destination;
+use crate::destination::reply_to_shown;
 use crate::message::Message;
 use crate::stomp::Headers;
 
@@ -161,14 +161,12 @@ pub(super) struct Incoming {
     pub(super) republished: bool,
 }
 
-/// A MESSAGE from what AMQP delivered. `subscribed` is its destination where AMQP's exchange and
-/// routing key say none.
+/// A MESSAGE from what AMQP delivered.
 pub(super) fn incoming(
     exchange: &str,
     key: &str,
     properties: &BasicProperties,
     body: Vec<u8>,
-    subscribed: &Destination,
 ) -> Incoming {
     let mut headers = Headers::default();
     push_properties(&mut headers, properties);
@@ -176,7 +174,7 @@ pub(super) fn incoming(
     for (name, value) in table.into_iter().flat_map(|table| table.inner().iter()) {
         push_header(&mut headers, name.as_str(), value);
     }
-    let destination = topology::delivered(exchange, key).unwrap_or_else(|| subscribed.clone());
+    let destination = topology::delivered(exchange, key);
     let shown = topology::shown(exchange, key);
     let mut message = Message::new(destination, shown, headers, Bytes::from(body));
     message.persistent = *properties.delivery_mode() == Some(2);
@@ -197,7 +195,7 @@ fn push_properties(headers: &mut Headers, properties: &BasicProperties) {
     push("persistent", (*properties.delivery_mode() == Some(1)).then_some("1"));
     push("priority", properties.priority().map(|n| n.to_string()).as_deref());
     push("correlation-id", properties.correlation_id().as_ref().map(ShortString::as_str));
-    let reply_to = properties.reply_to().as_ref().map(|name| reply_to(name.as_str()));
+    let reply_to = properties.reply_to().as_ref().map(|name| reply_to_shown(name.as_str()));
     push("reply-to", reply_to.as_deref());
     push("expiration", properties.expiration().as_ref().map(ShortString::as_str));
     push("amqp-message-id", properties.message_id().as_ref().map(ShortString::as_str));
@@ -205,17 +203,6 @@ fn push_properties(headers: &mut Headers, properties: &BasicProperties) {
     push("type", properties.kind().as_ref().map(ShortString::as_str));
     push("user-id", properties.user_id().as_ref().map(ShortString::as_str));
     push("app-id", properties.app_id().as_ref().map(ShortString::as_str));
-}
-
-/// A queue's name becomes a destination that a SEND can reply to.
-fn reply_to(name: &str) -> String {
-    const KNOWN: [&str; 6] =
-        ["/temp-queue/", "/exchange/", "/topic/", "/queue/", "/amq/queue/", "/reply-queue/"];
-    if KNOWN.iter().any(|prefix| name.starts_with(prefix)) {
-        name.to_owned()
-    } else {
-        format!("/reply-queue/{name}")
-    }
 }
 
 /// An AMQP header, where it is text or an integer and nothing that somebody else says.
@@ -242,6 +229,7 @@ fn push_header(headers: &mut Headers, name: &str, value: &AMQPValue) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::destination::Destination;
     use lapin::types::FieldArray;
 
     const ID: &str = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
@@ -266,8 +254,7 @@ mod tests {
     }
 
     fn got(properties: &BasicProperties) -> Incoming {
-        let subscribed = Destination::for_subscribe("/queue/s", "u").unwrap();
-        incoming("", "a", properties, Vec::new(), &subscribed)
+        incoming("", "a", properties, Vec::new())
     }
 
     fn shown(properties: &BasicProperties) -> Vec<(String, String)> {
@@ -419,11 +406,10 @@ mod tests {
     }
 
     #[test]
-    fn an_exchange_without_a_destination_keeps_the_subscriptions_own() {
-        let subscribed = Destination::for_subscribe("/queue/s", "u").unwrap();
-        let message = incoming("e", "k", &BasicProperties::default(), Vec::new(), &subscribed);
-        assert_eq!(message.message.destination, subscribed);
-        assert_eq!(message.message.shown, "/exchange/e/k");
+    fn an_exchange_is_shown() {
+        let message = incoming("e", "k", &BasicProperties::default(), Vec::new()).message;
+        assert_eq!(message.shown, "/exchange/e/k");
+        assert_eq!(message.destination.to_string(), "/exchange/e/k");
     }
 
     #[test]

@@ -24,11 +24,12 @@ use super::declarer::{DeclareError, Declarer};
 use super::ledger::{Ledger, Limits, Loss, Outgoing, Pending};
 use super::properties;
 use super::refusal::{self, Fault};
-use super::topology::{self, Route, Source};
+use super::topology::{self, Route};
 use crate::destination::Destination;
 use crate::message::Message;
 use crate::relay::error::Refusal;
 use crate::relay::mailbox::{Event, Level, Mailbox, Submit, Token};
+use crate::relay::origin::{Declaration, QueueOrigin};
 
 const LANES: usize = 4;
 /// Messages in flight on a lane.
@@ -267,8 +268,12 @@ impl<'a> Lane<'a> {
                 && !self.publisher.declarer.knows(queue)
             {
                 let declarer = self.publisher.declarer.clone();
-                let source = Source::Queue(queue.clone());
-                let declare = Box::pin(async move { declarer.declare(source).await });
+                let origin = QueueOrigin {
+                    queue: queue.clone(),
+                    declare: Some(Declaration::QUEUE),
+                    binding: None,
+                };
+                let declare = Box::pin(async move { declarer.declare(origin).await });
                 self.declaring = Some((queue.clone(), declare));
                 return;
             }

@@ -11,6 +11,7 @@ use futures_util::StreamExt;
 use lapin::message::Delivery as AmqpDelivery;
 use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
+    QueueDeleteOptions,
 };
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
@@ -18,15 +19,16 @@ use tracing::warn;
 
 use super::QueueDeleted;
 use super::connection::{Backoff, Link};
-use super::consumer::{Consumers, Subscription};
-use super::declarer::DeclareError;
+use super::consumer::{Consumers, Subscription, Unsubscribe};
+use super::declarer::{DeclareError, is_plain};
 use super::pool::Seat;
 use super::properties::{self, Incoming};
 use super::refusal::{self, Fault};
-use super::topology::{self, Source};
+use super::topology;
 use crate::relay::Settlement;
 use crate::relay::error::Refusal;
 use crate::relay::mailbox::{self, Delivery, Entry, Event, Level, Token};
+use crate::relay::origin::Declaration;
 
 /// What held for so long was no flicker; the next trouble starts from the shortest pause.
 const STABLE: Duration = Duration::from_secs(10);
@@ -40,6 +42,8 @@ pub(super) struct Worker {
     unanswered: Option<Option<Token>>,
     backoff: Backoff,
     next_tag: u64,
+    /// The queue's name, once it has one.
+    queue: Arc<str>,
 }
 
 /// A consumer on its channel.
@@ -78,7 +82,9 @@ impl Worker {
         token: Option<Token>,
     ) -> Self {
         let unanswered = Some(token);
-        Self { consumers, subscription, seat, unanswered, backoff: Backoff::default(), next_tag: 1 }
+        let queue = subscription.origin.queue.clone();
+        let backoff = Backoff::default();
+        Self { consumers, subscription, seat, unanswered, backoff, next_tag: 1, queue }
     }
 
     pub(super) async fn run(mut self) {
@@ -86,6 +92,7 @@ impl Worker {
             let goes_on = match self.attach().await {
                 Attach::Attached(attached) => {
                     self.answer(Ok(Level::Confirmed));
+                    self.name_reply_queue();
                     self.serve(*attached).await
                 }
                 Attach::Refused(refusal) => {
@@ -102,7 +109,7 @@ impl Worker {
         // Whatever was asked last gets its answer.
         self.answer(Ok(Level::Confirmed));
         let unsubscribe = self.subscription.inbox().unsubscribe.take();
-        if let Some(Some(token)) = unsubscribe {
+        if let Some(Unsubscribe { token: Some(token), .. }) = unsubscribe {
             self.done(token, Ok(Level::Confirmed));
         }
         self.consumers.forget(&self.subscription);
@@ -125,12 +132,14 @@ impl Worker {
             link = self.seat.link() => link,
         };
         let Some(link) = link else { return Attach::Ending };
-        let source = &self.subscription.source;
-        let known = matches!(source, Source::Queue(queue) if self.consumers.declarer.knows(queue));
-        if !known {
+        // Exclusive queues are declared on the connection that consumes.
+        let is_here = self.subscription.is_for_answers();
+        let origin = &self.subscription.origin;
+        let known = is_plain(origin) && self.consumers.declarer.knows(&origin.queue);
+        if !known && !is_here {
             let declared = tokio::select! {
                 () = self.subscription.ending() => return Attach::Ending,
-                declared = self.consumers.declarer.declare(source.clone()) => declared,
+                declared = self.consumers.declarer.declare(origin.clone()) => declared,
             };
             match declared {
                 Ok(()) => {}
@@ -138,7 +147,9 @@ impl Worker {
                 Err(DeclareError::Stopped) => return Attach::Ending,
             }
         }
-        let error = match self.consume(&link).await {
+        let consumed = self.consume(&link).await;
+        let origin = &self.subscription.origin;
+        let error = match consumed {
             Ok((channel, consumer)) => {
                 let out = BTreeMap::new();
                 let since = Instant::now();
@@ -155,9 +166,8 @@ impl Worker {
         match Fault::of(&error) {
             Fault::Refused(code) => {
                 self.seat.closed_channel(&link);
-                let queue = source.queue();
                 if code == 404 && known {
-                    self.consumers.declarer.forget(queue);
+                    self.consumers.declarer.forget(&origin.queue);
                     return Attach::Failed;
                 }
                 warn!("RabbitMQ refuses a consumer: {error}");
@@ -167,10 +177,15 @@ impl Worker {
         }
     }
 
-    async fn consume(&self, link: &Link) -> lapin::Result<(Channel, Consumer)> {
-        // Its length is checked where the source is made.
-        let queue = topology::short(self.subscription.source.queue()).unwrap_or_default();
+    async fn consume(&mut self, link: &Link) -> lapin::Result<(Channel, Consumer)> {
         let channel = link.open_channel().await?;
+        if self.subscription.is_for_answers() {
+            let (options, arguments) = topology::declare_options(&Declaration::ANSWERS);
+            let declare = channel.queue_declare(ShortString::default(), options, arguments);
+            self.queue = Arc::from(link.answer(declare).await?.name().as_str());
+        }
+        // Its length was checked when it was asked for.
+        let queue = topology::short(&self.queue).unwrap_or_default();
         link.answer(channel.basic_qos(self.subscription.prefetch, BasicQosOptions::default()))
             .await?;
         let options = BasicConsumeOptions::default();
@@ -196,7 +211,7 @@ impl Worker {
                 false
             }
             End::QueueGone => {
-                self.consumers.declarer.forget(self.subscription.source.queue());
+                self.consumers.declarer.forget(&self.subscription.origin.queue);
                 close(&attached).await;
                 match self.consumers.queue_deleted {
                     QueueDeleted::Redeclare => true,
@@ -257,9 +272,9 @@ impl Worker {
         let subscription = &self.subscription;
         let (exchange, key) = (exchange.as_str(), routing_key.as_str());
         let Incoming { message, republished } =
-            properties::incoming(exchange, key, &properties, data, &subscription.destination);
+            properties::incoming(exchange, key, &properties, data);
         if let Some(id) = message.x_id {
-            let queue = subscription.source.queue();
+            let queue = &self.queue;
             let seen = {
                 let recent = &self.consumers.recent;
                 let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
@@ -280,7 +295,7 @@ impl Worker {
             message: Arc::new(message),
             subscription: subscription.number,
             redelivered: redelivered || republished,
-            source: mailbox::Source::Queue { tag },
+            source: mailbox::Source::Queue { queue: self.queue.clone(), tag },
         })))
     }
 
@@ -308,7 +323,7 @@ impl Worker {
     /// the session's end goes back into the queue with the channel.
     async fn finish(&mut self, mut attached: Attached) {
         let unsubscribe = self.subscription.inbox().unsubscribe.take();
-        if let Some(token) = unsubscribe {
+        if let Some(Unsubscribe { token, delete }) = unsubscribe {
             let cancel = attached.channel.basic_cancel(self.tag(), BasicCancelOptions::default());
             let cancelled = attached.link.answer(cancel).await;
             while cancelled.is_ok()
@@ -319,11 +334,19 @@ impl Worker {
                 let nack = attached.channel.basic_nack(delivery.delivery_tag, options);
                 drop(attached.link.answer(nack).await);
             }
+            let origin = &self.subscription.origin;
+            let is_own = origin.binding.is_some();
+            if delete && is_own {
+                let queue = topology::short(&origin.queue).unwrap_or_default();
+                let delete = attached.channel.queue_delete(queue, QueueDeleteOptions::default());
+                // One that is gone already is what was wanted.
+                drop(attached.link.answer(delete).await);
+            }
             if let Some(token) = token {
                 self.done(token, Ok(Level::Confirmed));
             }
-            // A queue of its own went with its consumer.
-            if matches!(self.subscription.source, Source::Queue(_)) {
+            let goes_with_consumer = origin.declare.as_ref().is_some_and(|d| d.auto_delete);
+            if !(goes_with_consumer || delete && is_own) {
                 self.settle_rest(&mut attached).await;
             }
         }
@@ -348,7 +371,20 @@ impl Worker {
         }
     }
 
+    /// Whoever asks by that queue has to know its name.
+    fn name_reply_queue(&self) {
+        if self.subscription.is_for_answers() {
+            let (subscription, result) = (self.subscription.number, Ok(self.queue.clone()));
+            self.subscription.to.event(Event::ReplyQueue { subscription, result });
+        }
+    }
+
     fn refuse(&mut self, refusal: Refusal) {
+        if self.subscription.is_for_answers() {
+            let subscription = self.subscription.number;
+            let result = Err(refusal);
+            return self.subscription.to.event(Event::ReplyQueue { subscription, result });
+        }
         if self.unanswered.is_some() {
             return self.answer(Err(refusal));
         }

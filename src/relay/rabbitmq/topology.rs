@@ -6,11 +6,9 @@ use std::sync::Arc;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use crate::destination::{Destination, Topic};
+use crate::destination::{Destination, Exchange, TOPIC_EXCHANGE, Topic};
 use crate::relay::error::{Refusal, RefusalKind};
-
-/// The exchange behind `/topic`.
-pub(super) const TOPIC_EXCHANGE: &str = "amq.topic";
+use crate::relay::origin::{Arguments, Declaration, QueueOrigin, QueueType, binding_key};
 
 /// What the node queue may hold: beyond it RabbitMQ drops the oldest.
 const NODE_QUEUE_BYTES: i64 = 256 * 1024 * 1024;
@@ -38,52 +36,91 @@ pub(super) fn route(destination: &Destination) -> Result<Route, Refusal> {
         Destination::Topic(topic) if !topic.is_wildcard() => {
             Ok(Route { exchange: short(TOPIC_EXCHANGE)?, key: short(topic.key())?, queue: None })
         }
+        // Not declared, so that it may be missing: then the message is dropped, as the plugin does.
+        Destination::AmqQueue(name) | Destination::ReplyQueue(name) => {
+            Ok(Route { exchange: ShortString::default(), key: short(name)?, queue: None })
+        }
+        // RabbitMQ closes the channel over an exchange that is not there, and it is everybody's.
+        Destination::Exchange(_) => Err(Refusal::new(
+            RefusalKind::UnknownDestination,
+            "Unsupported destination",
+            "SEND to /exchange is not served with RabbitMQ yet\n",
+        )),
         Destination::Topic(_) | Destination::User(_) | Destination::App(_) => Err(unknown()),
     }
 }
 
-/// A queue that a subscription consumes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    /// `/queue/N`: durable, shared by whoever subscribes it.
-    Queue(Arc<str>),
-    /// A topic subscription's own queue, gone with its consumer.
-    Own { queue: Arc<str>, topic: Topic },
-}
-
-impl Source {
-    pub(super) fn queue(&self) -> &Arc<str> {
-        match self {
-            Self::Queue(queue) | Self::Own { queue, .. } => queue,
-        }
-    }
-
-    /// Declared as RabbitMQ's STOMP plugin declares it, so that both can use one queue.
-    pub(super) fn options(&self) -> QueueDeclareOptions {
-        match self {
-            Self::Queue(_) => QueueDeclareOptions::durable(),
-            Self::Own { .. } => QueueDeclareOptions { auto_delete: true, ..Default::default() },
-        }
+/// The own queue of a fan-out subscription that the node's queue does not serve.
+pub(super) fn own_queue(binding: Destination, random: &str) -> QueueOrigin {
+    QueueOrigin {
+        queue: Arc::from(format!("stomp-subscription-{random}")),
+        declare: Some(Declaration {
+            durable: false,
+            auto_delete: true,
+            exclusive: false,
+            arguments: Arguments::default(),
+        }),
+        binding: Some(binding),
     }
 }
 
-/// The queue behind a subscription with acks, or to `/queue`; `random` names a topic's own queue.
+/// A queue of answers. RabbitMQ names it.
+pub(super) fn answers() -> QueueOrigin {
+    QueueOrigin { queue: Arc::from(""), declare: Some(Declaration::ANSWERS), binding: None }
+}
+
+/// Whether all names of it fit into AMQP.
 ///
 /// # Errors
-/// Where the destination is not RabbitMQ's, or its name does not fit into AMQP.
-pub(super) fn source(destination: &Destination, random: &str) -> Result<Source, Refusal> {
-    match destination {
-        Destination::Queue(name) => {
-            short(name)?;
-            Ok(Source::Queue(name.clone()))
-        }
-        Destination::Topic(topic) => {
-            short(topic.key())?;
-            let queue = Arc::from(format!("stomp-subscription-{random}"));
-            Ok(Source::Own { queue, topic: topic.clone() })
-        }
-        Destination::User(_) | Destination::App(_) => Err(unknown()),
+/// Where one does not.
+pub(super) fn check(origin: &QueueOrigin) -> Result<(), Refusal> {
+    short(&origin.queue)?;
+    if let Some((exchange, key)) = origin.binding.as_ref().and_then(binding_key) {
+        short(exchange)?;
+        short(key)?;
     }
+    Ok(())
+}
+
+/// What a queue is declared with, the same as RabbitMQ's STOMP plugin declares it with.
+pub(super) fn declare_options(declaration: &Declaration) -> (QueueDeclareOptions, FieldTable) {
+    let Declaration { durable, auto_delete, exclusive, arguments } = declaration;
+    let options = QueueDeclareOptions {
+        durable: *durable,
+        auto_delete: *auto_delete,
+        exclusive: *exclusive,
+        ..Default::default()
+    };
+    let mut table = FieldTable::default();
+    let text = |text: &Arc<str>| AMQPValue::LongString(text.as_bytes().into());
+    let long = |number: u64| AMQPValue::LongLongInt(i64::try_from(number).unwrap_or(i64::MAX));
+    let queue_type = arguments.queue_type.map(QueueType::name).map(Arc::from);
+    let texts = [
+        ("x-dead-letter-exchange", &arguments.dead_letter_exchange),
+        ("x-dead-letter-routing-key", &arguments.dead_letter_routing_key),
+        ("x-queue-type", &queue_type),
+        ("x-max-age", &arguments.max_age),
+    ];
+    for (name, value) in texts {
+        if let Some(value) = value {
+            table.insert(ShortString::from(name), text(value));
+        }
+    }
+    let numbers = [
+        ("x-expires", arguments.expires),
+        ("x-max-length", arguments.max_length),
+        ("x-max-length-bytes", arguments.max_length_bytes),
+        ("x-max-priority", arguments.max_priority.map(u64::from)),
+        ("x-message-ttl", arguments.message_ttl),
+        ("x-stream-max-segment-size-bytes", arguments.stream_max_segment_size_bytes),
+        ("x-stream-filter-size-bytes", arguments.stream_filter_size_bytes),
+    ];
+    for (name, value) in numbers {
+        if let Some(value) = value {
+            table.insert(ShortString::from(name), long(value));
+        }
+    }
+    (options, table)
 }
 
 /// The queue of this node's plain topic subscriptions.
@@ -100,12 +137,12 @@ pub(super) fn node_queue_options() -> (QueueDeclareOptions, FieldTable) {
     (options, arguments)
 }
 
-/// The canonical destination of what AMQP delivers, where it has one.
-pub(super) fn delivered(exchange: &str, key: &str) -> Option<Destination> {
+/// The canonical destination of what AMQP delivers.
+pub(super) fn delivered(exchange: &str, key: &str) -> Destination {
     match exchange {
-        "" => Some(Destination::Queue(Arc::from(key))),
-        TOPIC_EXCHANGE => Some(Destination::Topic(Topic::from_key(key))),
-        _ => None,
+        "" => Destination::Queue(Arc::from(key)),
+        TOPIC_EXCHANGE => Destination::Topic(Topic::from_key(key)),
+        _ => Destination::Exchange(Exchange { name: Arc::from(exchange), key: Arc::from(key) }),
     }
 }
 
@@ -163,6 +200,9 @@ mod tests {
         let cases = [
             ("/queue/a%2Fb", Some(("", "a/b", Some("a/b")))),
             ("/topic/a/b", Some(("amq.topic", "a.b", None))),
+            ("/amq/queue/a", Some(("", "a", None))),
+            ("/reply-queue/amq.gen-a", Some(("", "amq.gen-a", None))),
+            ("/exchange/e/k", None),
             ("/app/x", None),
             ("/user/bob/queue/x", None),
         ];
@@ -182,22 +222,48 @@ mod tests {
         let long = "x".repeat(256);
         let queue = Destination::Queue(Arc::from(long.as_str()));
         let topic = Destination::Topic(Topic::from_key(&long));
-        for destination in [queue, topic] {
-            assert_eq!(route(&destination).unwrap_err().kind, RefusalKind::Limit);
-            assert_eq!(source(&destination, "r").unwrap_err().kind, RefusalKind::Limit);
+        for destination in [&queue, &topic] {
+            assert_eq!(route(destination).unwrap_err().kind, RefusalKind::Limit);
         }
+        let origin = own_queue(topic, "r");
+        assert_eq!(check(&origin).unwrap_err().kind, RefusalKind::Limit);
+        let queue = QueueOrigin { queue: Arc::from(long), ..own_queue(queue, "r") };
+        assert_eq!(check(&queue).unwrap_err().kind, RefusalKind::Limit);
     }
 
     #[test]
-    fn sources_are_declared_as_the_plugin_declares_them() {
-        let queue = source(&Destination::for_subscribe("/queue/n", "u").unwrap(), "r").unwrap();
-        assert_eq!(&**queue.queue(), "n");
-        let options = queue.options();
+    fn every_argument_has_amqps_name() {
+        let arguments = Arguments {
+            dead_letter_exchange: Some("e".into()),
+            dead_letter_routing_key: Some("k".into()),
+            queue_type: Some(QueueType::Quorum),
+            expires: Some(1),
+            max_length: Some(2),
+            max_length_bytes: Some(3),
+            max_priority: Some(4),
+            message_ttl: Some(5),
+            max_age: Some("7D".into()),
+            stream_max_segment_size_bytes: Some(6),
+            stream_filter_size_bytes: Some(7),
+        };
+        let declaration = Declaration { arguments, ..Declaration::QUEUE };
+        let (options, table) = declare_options(&declaration);
         assert_eq!((options.durable, options.exclusive, options.auto_delete), (true, false, false));
-        let own = source(&Destination::for_subscribe("/topic/a.#", "u").unwrap(), "r").unwrap();
-        assert_eq!(&**own.queue(), "stomp-subscription-r");
-        let options = own.options();
-        assert_eq!((options.durable, options.exclusive, options.auto_delete), (false, false, true));
+        let shown: Vec<String> = table
+            .inner()
+            .iter()
+            .map(|(name, value)| match value {
+                AMQPValue::LongString(text) => format!("{name}={text}"),
+                AMQPValue::LongLongInt(number) => format!("{name}={number}"),
+                other => format!("{name} is {other:?}"),
+            })
+            .collect();
+        assert_eq!(
+            shown.join(" "),
+            "x-dead-letter-exchange=e x-dead-letter-routing-key=k x-expires=1 x-max-age=7D \
+             x-max-length=2 x-max-length-bytes=3 x-max-priority=4 x-message-ttl=5 \
+             x-queue-type=quorum x-stream-filter-size-bytes=7 x-stream-max-segment-size-bytes=6"
+        );
     }
 
     #[test]
@@ -213,6 +279,6 @@ mod tests {
         for (exchange, key, expected) in cases {
             assert_eq!(shown(exchange, key), expected);
         }
-        assert_eq!(delivered("e", "k"), None);
+        assert_eq!(delivered("e", "k").to_string(), "/exchange/e/k");
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::relay::mailbox::{Delivery, Entry, Source};
+use crate::relay::origin::Place;
 use crate::session::proof::Settled;
 
 use super::{Driver, LOST, Turn};
@@ -23,7 +24,7 @@ impl Driver {
         let mut ending = self.session.end();
         let mut unproven = self.proofs.unproven();
         for Settled { subscription, queue, .. } in self.proofs.unsettled() {
-            ending.broker.push((subscription, queue));
+            ending.broker.push((subscription, Place::Queue(queue)));
         }
         for entry in left {
             let Entry::Own(delivery) = entry else { continue };
@@ -31,8 +32,8 @@ impl Driver {
             match source {
                 Source::User { unread_id: None } => unproven.push(message),
                 Source::User { unread_id: Some(_) } => {}
-                Source::Queue { .. } => {
-                    ending.broker.push((subscription, message.destination.clone()));
+                Source::Queue { queue, .. } => {
+                    ending.broker.push((subscription, Place::Queue(queue)));
                 }
             }
         }

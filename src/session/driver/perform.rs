@@ -34,8 +34,9 @@ impl Driver {
             }
             Action::Authenticate(headers) => self.authenticate(headers),
             Action::Connected => self.connected(),
-            Action::Publish { token, message } => {
-                let submit = services.broker.publish(&self.mailbox, token, message);
+            Action::Publish { token, message, declare } => {
+                let from = &self.mailbox;
+                let submit = services.broker.publish(from, token, message, declare.as_deref());
                 self.submitted(token, submit, turn);
             }
             Action::SendToUser { token, message, never } => {
@@ -46,16 +47,19 @@ impl Driver {
                 let submit = services.broker.subscribe(&self.mailbox, token, request);
                 self.submitted(token, submit, turn);
             }
-            Action::Unsubscribe { token, subscription, destination } => {
+            Action::OpenReplyQueue { subscription } => {
+                services.broker.open_reply_queue(&self.mailbox, subscription);
+            }
+            Action::Unsubscribe { token, subscription, place, delete } => {
                 let of = &self.mailbox;
-                let submit = services.broker.unsubscribe(of, token, subscription, &destination);
+                let submit = services.broker.unsubscribe(of, token, subscription, &place, delete);
                 if let Some(token) = token {
                     self.submitted(token, submit, turn);
                 }
             }
-            Action::Settle { subscription, destination, tags, settlement } => {
+            Action::Settle { subscription, queue, tags, settlement } => {
                 let of = &self.mailbox;
-                services.broker.settle(of, subscription, &destination, &tags, settlement);
+                services.broker.settle(of, subscription, &queue, &tags, settlement);
             }
             Action::SubscribeUser { token, subscription, to } => {
                 services.users.subscribe(&self.mailbox, subscription, &to, token);

@@ -3,11 +3,15 @@
 //! ```text
 //! transcripts/*.stomp -> transcript (parse) -> Case -> Runner -> Report
 //!                                                       |  ^
-//!                                     connection (TCP, WebSocket) -> reader (frames)
+//!                                play -> connection (TCP, TLS, WebSocket) -> reader (frames)
 //! ```
 //!
 //! Nothing here uses stomp-relay's own codec: a server's codec cannot judge that server.
 //! `README.md` beside `Cargo.toml` explains the transcripts.
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
 
 mod compare;
 mod connection;

@@ -50,15 +50,18 @@ impl fmt::Display for Group<'_> {
         let outcome = self.first;
         let Outcome { id, level, section, title, why, file, .. } = outcome;
         let places = self.places.join(" ");
+        let listed_as = |reason: &str| format!("is listed as different: {reason}");
         let (word, failure, listed) = match &outcome.verdict {
             Verdict::Passed => return writeln!(f, "ok       {id} {places}"),
             Verdict::PassedUnexpectedly { reason } => {
                 writeln!(f, "PASSES   {id} {places} ({file}:{})", outcome.line)?;
-                return writeln!(f, "  is listed as different: {reason}");
+                return writeln!(f, "  {}", listed_as(reason));
             }
             Verdict::Failed(failure) => ("FAILED ", failure, None),
-            Verdict::Differs { failure, reason } => ("differs", failure, Some(reason)),
-            Verdict::DiffersOtherwise { failure, expected } => ("FAILED ", failure, Some(expected)),
+            Verdict::Differs { failure, reason } => ("differs", failure, Some(listed_as(reason))),
+            Verdict::DiffersOtherwise { failure, expected } => {
+                ("FAILED ", failure, Some(format!("is listed to fail otherwise: {expected}")))
+            }
         };
         writeln!(f, "{word}  {id} {places} ({file}:{})", failure.line)?;
         writeln!(f, "  {title} [{}: {section}]", level.name())?;
@@ -67,7 +70,7 @@ impl fmt::Display for Group<'_> {
         }
         writeln!(f, "  {}", failure.text)?;
         if let Some(listed) = listed {
-            writeln!(f, "  is listed as different: {listed}")?;
+            writeln!(f, "  {listed}")?;
         }
         if self.places.len() > 1 {
             writeln!(f, "  in {}:", outcome.place())?;
@@ -136,7 +139,7 @@ mod tests {
             "FAILED   a 1.2/tcp (f.stomp:9)\n  A case [must: 1.2 \"SEND\"]\n  because\n  \
              expected X, got ERROR \"no\"\n         3 ms  a> \"A\"\n"
         );
-        assert!(full(otherwise).contains("\n  is listed as different: nothing came\n"));
+        assert!(full(otherwise).contains("\n  is listed to fail otherwise: nothing came\n"));
         assert_eq!(
             full(stale),
             "PASSES   a 1.2/tcp (f.stomp:2)\n  is listed as different: known\n"

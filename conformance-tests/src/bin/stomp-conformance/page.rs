@@ -186,19 +186,45 @@ fn failures(server: &Server<'_>) -> String {
     }
     for (reason, cases) in reasons {
         let cases = cases.into_iter().map(|(id, failed)| {
-            let all = server.played.iter().filter(|played| played.id == id).count();
-            if all == failed.len() {
-                return code(id);
+            let all = server.played.iter().filter(|played| played.id == id).copied().collect();
+            match places(all, &failed).as_str() {
+                "" => code(id),
+                places => format!("{} ({})", code(id), text(places)),
             }
-            let mut places: Vec<&str> =
-                failed.iter().filter_map(|p| Some(p.name.split_once('/')?.1)).collect();
-            places.sort_unstable();
-            format!("{} ({})", code(id), text(&places.join(" ")))
         });
         let cases: Vec<String> = cases.collect();
         out.push_str(&format!("- {}\n  - {}\n", text(reason), cases.join(", ")));
     }
     out
+}
+
+/// Where a case failed, as shortly as it can be said: nothing where it failed wherever it was
+/// played, else the versions, else TCP and WebSocket, else each.
+fn places(mut all: Vec<&Played>, failed: &[&Played]) -> String {
+    let has_failed = |played: &Played| failed.iter().any(|failed| failed.name == played.name);
+    let mut places = Vec::new();
+    let version = |played: &Played| played.version.clone();
+    let line = |played: &Played| {
+        let tcp = played.transport == "tcp";
+        if tcp { "TCP" } else { "WebSocket" }.to_owned()
+    };
+    if all.iter().all(|played| has_failed(played)) {
+        return String::new();
+    }
+    for key in [&version as &dyn Fn(&Played) -> String, &line] {
+        let keys: BTreeSet<String> = all.iter().map(|played| key(played)).collect();
+        for whole in keys {
+            if all.iter().filter(|played| key(played) == whole).all(|played| has_failed(played)) {
+                all.retain(|played| key(played) != whole);
+                places.push(whole);
+            }
+        }
+    }
+    let rest = all.iter().filter(|played| has_failed(played));
+    let mut rest: Vec<&str> = rest.filter_map(|p| Some(p.name.split_once('/')?.1)).collect();
+    rest.sort_unstable();
+    places.extend(rest.into_iter().map(str::to_owned));
+    places.join(", ")
 }
 
 #[cfg(test)]
@@ -225,6 +251,33 @@ mod tests {
         let mut turned = run(WEB);
         turned.outcomes.reverse();
         assert_eq!(page(&[run(TCP), turned, run(OTHER)]), PAGE);
+    }
+
+    #[test]
+    fn places_are_short() {
+        let made = run(TCP);
+        let play = |place: &str| {
+            let (version, transport) = place.split_once('/').unwrap();
+            let mut played = made.outcomes[0].clone();
+            played.name = format!("x/{place}");
+            (played.version, played.transport) = (version.to_owned(), transport.to_owned());
+            played
+        };
+        let all = ["1.1/tcp", "1.1/ws-binary", "1.1/ws-text", "1.2/tcp", "1.2/ws-binary"];
+        let all = all.map(play);
+        let cases: [(&[&str], &str); 6] = [
+            (&["1.1/tcp", "1.1/ws-binary", "1.1/ws-text", "1.2/tcp", "1.2/ws-binary"], ""),
+            (&["1.2/tcp", "1.2/ws-binary"], "1.2"),
+            (&["1.1/tcp", "1.2/tcp"], "TCP"),
+            (&["1.1/ws-binary", "1.1/ws-text", "1.2/ws-binary"], "WebSocket"),
+            (&["1.1/tcp", "1.2/tcp", "1.2/ws-binary"], "1.2, TCP"),
+            (&["1.1/ws-text", "1.2/tcp"], "1.1/ws-text, 1.2/tcp"),
+        ];
+        for (failed, expected) in cases {
+            let is_in = |played: &&Played| failed.iter().any(|f| played.name.ends_with(f));
+            let failed: Vec<&Played> = all.iter().filter(is_in).collect();
+            assert_eq!(places(all.iter().collect(), &failed), expected);
+        }
     }
 
     #[test]

@@ -30,8 +30,9 @@ pub(crate) fn compare(
         values.extend(found.clone());
         captured.extend(found);
     }
-    for name in &pattern.absent {
-        if let Some(value) = frame.header(name.as_bytes()) {
+    for (name, forbidden) in &pattern.absent {
+        let value = frame.header(name.as_bytes());
+        if let Some(value) = value.filter(|value| forbidden.matches(value, &values).is_some()) {
             let what = format!("header `{name}` must not be there");
             return Err(Wrong::new(what, format!(", got {}", show(value))));
         }
@@ -76,7 +77,7 @@ mod tests {
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), Template::text(value).unwrap()))
                 .collect(),
-            absent: vec!["z".into()],
+            absent: vec![("z".into(), Template::any()), ("y".into(), Template::bytes(b"no"))],
             open,
             body: Template::text(body).unwrap(),
         }
@@ -114,6 +115,11 @@ mod tests {
                 frame("MESSAGE", &[("a", "1"), ("z", "")], "x"),
                 r#"header `z` must not be there, got """#,
             ),
+            (
+                frame("MESSAGE", &[("a", "1"), ("y", "no")], "x"),
+                r#"header `y` must not be there, got "no""#,
+            ),
+            (frame("MESSAGE", &[("a", "1"), ("y", "yes")], "x"), r#"a further header "y": "yes""#),
             (frame("MESSAGE", &[("a", "1"), ("b", "")], "x"), r#"a further header "b": """#),
             (frame("MESSAGE", &[("a", "1")], "y"), r#"body: expected "x", got "y""#),
         ];

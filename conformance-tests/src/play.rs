@@ -103,9 +103,14 @@ impl Play<'_> {
             Action::Pong { payload } => self.pong(name, payload).await,
             Action::Frames(patterns) => self.frames(name, patterns).await,
             Action::Error { codes, message } => {
-                self.error(name, codes, message.as_ref(), self.setting.profile.silent_close).await
+                let silent = self.setting.profile.silent_close;
+                self.error(name, codes, message.as_ref(), silent, Duration::ZERO).await
             }
-            Action::Refused { codes } => self.error(name, codes, None, true).await,
+            Action::Refused { codes } => self.error(name, codes, None, true, Duration::ZERO).await,
+            Action::Ends { seconds, codes } => {
+                let time = Duration::from_secs((*seconds).into());
+                self.error(name, codes, None, true, time).await
+            }
             Action::Close { codes } => self.close(name, codes).await,
             Action::Beat => self.any_beat(name).await,
             Action::Beats { intervals } => self.beats(name, *intervals).await,

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 
 use crate::dial::{DialError, Endpoint, Place, Wire, dial};
-use crate::reader::{Reader, Said, ServerFrame};
+use crate::reader::{ServerFrame, first_frame};
 use crate::secrets::Secrets;
 use crate::target::Target;
 use crate::tls::Tls;
@@ -115,11 +115,8 @@ fn recognize(came: &[u8]) -> Option<Answer> {
     if !stomp.iter().chain(&others).any(|command| may_become(command)) {
         return Some(Answer::NoStomp(text.to_vec()));
     }
-    let mut reader = Reader::default();
-    reader.push(text);
-    match reader.next() {
-        Ok(Some(Said::Frame(frame))) => Some(Answer::Frame(frame)),
-        Ok(Some(Said::Beat) | None) => None,
+    match first_frame(text) {
+        Ok(frame) => frame.map(Answer::Frame),
         Err(text) => Some(Answer::Malformed(text)),
     }
 }
@@ -208,13 +205,14 @@ mod tests {
 
     #[test]
     fn the_first_bytes_tell() {
-        let cases: [(&[u8], &str); 14] = [
+        let cases: [(&[u8], &str); 15] = [
             (b"", "wait"),
             (b"\r\n", "wait"),
             (b"CONN", "wait"),
             (b"CONNECTED\nversion:1.2\n", "wait"),
             (b"ERROR\r\nmessage:x\r\n\r\n", "wait"),
             (b"\nCONNECTED\nversion:1.2\n\n\0", "CONNECTED"),
+            (b"CONNECTED\r\nversion:1.1\r\n\r\n\0\r\n", "CONNECTED"),
             (b"ERROR\nmessage:x\n\n\0", "ERROR"),
             (b"CONNECT\naccept-version:1.2\n\n\0", "CONNECT"),
             (b"CONNECTED\nversion\n\n\0", "malformed"),

@@ -25,10 +25,29 @@ pub(crate) enum Said {
     Beat,
 }
 
+/// Which line ends a server may write.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum LineEnds {
+    /// 1.2, "Augmented BNF": `EOL = [CR] LF`. Also before CONNECTED, when nobody has said which
+    /// version it is.
+    #[default]
+    CrLf,
+    /// 1.0 and 1.1 know LF alone: a CR before it belongs to the line.
+    Lf,
+}
+
+impl LineEnds {
+    /// Those of the version that CONNECTED names; without one it is 1.0.
+    fn of(connected: &ServerFrame) -> Self {
+        if connected.header(b"version") == Some(b"1.2") { Self::CrLf } else { Self::Lf }
+    }
+}
+
 /// Collects bytes until a frame is whole.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     bytes: Vec<u8>,
+    line_ends: LineEnds,
     /// Bytes at the front of `bytes` that came together with the frame before them: an LF there
     /// may be that frame's own (1.2, "Augmented BNF": frame = ... NULL *EOL), so it is no beat.
     behind_frame: usize,
@@ -47,6 +66,11 @@ impl Reader {
         loop {
             let eol = match self.bytes.as_slice() {
                 [b'\n', ..] => 1,
+                [b'\r', ..] if self.line_ends == LineEnds::Lf => {
+                    return Err(
+                        "malformed: CR between frames, which 1.0 and 1.1 do not know".into()
+                    );
+                }
                 [b'\r', b'\n', ..] => 2,
                 [] | [b'\r'] => return Ok(None),
                 _ => break,
@@ -57,7 +81,12 @@ impl Reader {
             }
             self.behind_frame = self.behind_frame.saturating_sub(eol);
         }
-        let Some((frame, used)) = parse(&self.bytes)? else { return Ok(None) };
+        let Some((frame, used)) = parse(&self.bytes, self.line_ends)? else { return Ok(None) };
+        if frame.command == b"CONNECTED" {
+            self.line_ends = LineEnds::of(&frame);
+            // It is itself a frame of the version that it names.
+            parse(&self.bytes, self.line_ends)?;
+        }
         self.bytes.drain(..used);
         self.behind_frame = self.bytes.len();
         Ok(Some(Said::Frame(frame)))
@@ -69,12 +98,21 @@ impl Reader {
     }
 }
 
+/// The frame that `bytes` begin with, if all of it is there. Its line ends are for the cases to
+/// judge.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn first_frame(bytes: &[u8]) -> Result<Option<ServerFrame>, String> {
+    Ok(parse(bytes, LineEnds::CrLf)?.map(|(frame, _)| frame))
+}
+
 /// A frame and how many bytes it took.
-fn parse(bytes: &[u8]) -> Result<Option<(ServerFrame, usize)>, String> {
+fn parse(bytes: &[u8], line_ends: LineEnds) -> Result<Option<(ServerFrame, usize)>, String> {
     let mut frame = ServerFrame::default();
     let mut at = 0;
     loop {
-        let Some((line, after)) = line(bytes, at) else {
+        let Some((line, after)) = line(bytes, at, line_ends) else {
             // A NUL in the head is never right, and no LF may ever follow.
             let head = bytes.get(at..).unwrap_or_default();
             if head.contains(&0) {
@@ -121,11 +159,15 @@ fn parse(bytes: &[u8]) -> Result<Option<(ServerFrame, usize)>, String> {
 }
 
 /// The line that begins at `from`, without its end, and where the next one begins.
-fn line(bytes: &[u8], from: usize) -> Option<(&[u8], usize)> {
+fn line(bytes: &[u8], from: usize, line_ends: LineEnds) -> Option<(&[u8], usize)> {
     let rest = bytes.get(from..)?;
     let end = rest.iter().position(|byte| *byte == b'\n')?;
     let line = rest.get(..end)?;
-    Some((line.strip_suffix(b"\r").unwrap_or(line), from + end + 1))
+    let text = match line_ends {
+        LineEnds::CrLf => line.strip_suffix(b"\r").unwrap_or(line),
+        LineEnds::Lf => line,
+    };
+    Some((text, from + end + 1))
 }
 
 fn content_length(text: &[u8]) -> Result<usize, String> {
@@ -227,6 +269,29 @@ mod tests {
         ];
         for (pieces, expected) in cases {
             assert_eq!(read(pieces).unwrap(), expected);
+        }
+    }
+
+    /// A CR before LF is part of the line's end in 1.2 and nowhere else.
+    #[test]
+    fn line_ends_are_those_of_the_version() {
+        const NO_COLON: &str = r#"header without a colon: "\r""#;
+        let cases: [(&[u8], Result<&str, &str>); 8] = [
+            (b"CONNECTED\r\nversion:1.2\r\n\r\n\0\r\nA\r\nb:c\r\n\r\n\0", Ok(r#""A" "b"="c" """#)),
+            (b"CONNECTED\r\nversion:1.1\r\n\r\n\0", Err(NO_COLON)),
+            (b"CONNECTED\r\n\r\n\0", Err(NO_COLON)),
+            (b"CONNECTED\nversion:1.1\n\n\0A\r\nb:c\r\n\r\n\0", Err(NO_COLON)),
+            (b"CONNECTED\n\n\0A\nb:c\r\n\n\0", Ok(r#""A" "b"="c\r" """#)),
+            (b"CONNECTED\n\n\0A\r\nb:c\n\n\0", Ok(r#""A\r" "b"="c" """#)),
+            (b"CONNECTED\nversion:1.1\n\n\0\r\n", Err("CR between frames")),
+            (b"ERROR\r\n\r\n\0", Ok(r#""ERROR"  """#)),
+        ];
+        for (bytes, expected) in cases {
+            match (read(&[bytes]), expected) {
+                (Ok(read), Ok(last)) => assert_eq!(read.last().unwrap(), last),
+                (Err(error), Err(text)) => assert!(error.contains(text), "{error}"),
+                (read, expected) => panic!("{read:?}, not {expected:?}"),
+            }
         }
     }
 

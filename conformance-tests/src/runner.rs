@@ -16,6 +16,9 @@ use crate::target::Target;
 use crate::transcript::{Case, Level, ParseError, Step, Transport, Version, name};
 use crate::transcripts::all_cases;
 
+/// The tag of cases that take seconds, whatever the server.
+const SLOW: &str = "slow";
+
 /// Which cases to play.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
@@ -176,6 +179,8 @@ fn jobs(target: &Target, filter: &Filter, cases: Vec<Case>) -> Vec<Job> {
             jobs.push(Job { case: Arc::clone(&case), version, transport });
         }
     }
+    // What waits a minute begins first, so that the rest is played meanwhile.
+    jobs.sort_by_key(|job| !job.case.tags.iter().any(|tag| tag == SLOW));
     jobs
 }
 
@@ -204,6 +209,22 @@ pub async fn run_all(target: &Target, filter: &Filter) -> Result<Report, ParseEr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Profile, Target};
+
+    #[test]
+    fn slow_cases_begin_first() {
+        let case = |id, tags| {
+            format!("# t\n@id {id}\n@level must\n@section s\n@why w\n{tags}@connect\n\n")
+        };
+        let text =
+            [case("a", ""), case("b", "@tags slow\n"), case("c", ""), case("d", "@tags x slow\n")];
+        let cases = crate::parse("f", &text.concat()).unwrap();
+        let target = Target::new("tcp://127.0.0.1:1", "", "", Profile::spec()).unwrap();
+        let filter = Filter { versions: vec![Version::V12], ..Filter::default() };
+        let jobs = jobs(&target, &filter, cases);
+        let order: Vec<&str> = jobs.iter().map(|job| job.case.id.as_str()).collect();
+        assert_eq!(order, ["b", "d", "a", "c"]);
+    }
 
     #[test]
     fn filters() {

@@ -181,6 +181,8 @@ pub(crate) enum Action {
     Error { codes: Vec<u16>, message: Option<Template> },
     /// A close, with or without an ERROR before it.
     Refused { codes: Vec<u16> },
+    /// The same, once so many seconds have passed at the latest.
+    Ends { seconds: u32, codes: Vec<u16> },
     /// A close, on WebSocket with one of these codes.
     Close { codes: Vec<u16> },
     /// A heart-beat.
@@ -234,8 +236,8 @@ pub(crate) struct FramePattern {
     pub(crate) line: usize,
     pub(crate) command: String,
     pub(crate) headers: Vec<(String, Template)>,
-    /// Headers that must not be there.
-    pub(crate) absent: Vec<String>,
+    /// Headers that must not be there with such a value.
+    pub(crate) absent: Vec<(String, Template)>,
     /// Whether headers that are not listed are allowed.
     pub(crate) open: bool,
     pub(crate) body: Template,

@@ -44,6 +44,12 @@ fn every_case_can_fail_in_every_version_over_every_transport() {
 }
 
 #[test]
+fn every_case_sees_what_it_is_said_to_be_about() {
+    let mistaken = played().mistaken();
+    assert!(mistaken.is_empty(), "{mistaken:#?}");
+}
+
+#[test]
 fn every_fault_is_seen() {
     let unseen = Fault::ALL.iter().filter(|fault| played().seen_by(**fault) == 0);
     let unseen: Vec<&Fault> = unseen.collect();

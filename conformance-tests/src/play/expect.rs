@@ -75,15 +75,17 @@ impl Play<'_> {
         Ok(())
     }
 
-    /// An ERROR, then a close; the ERROR may be missing where that is `silent`.
+    /// An ERROR, then a close; the ERROR may be missing where that is `silent`. A server that acts
+    /// by the clock has `time` before its answer is late.
     pub(super) async fn error(
         &mut self,
         name: &str,
         codes: &[u16],
         message: Option<&Template>,
         silent: bool,
+        time: Duration,
     ) -> Result<(), Wrong> {
-        let limit = self.setting.limit;
+        let limit = time + self.setting.limit;
         let frame = match self.next_word(name, limit).await? {
             Event::Frame(frame, _) => frame,
             Event::Closed(code) if silent => return self.code(codes, code),

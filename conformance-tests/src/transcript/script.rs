@@ -109,10 +109,11 @@ impl Script {
             self.no_open_frame()?;
         }
         match (line.rest.strip_prefix('|'), line.rest.strip_prefix(' '), line.rest) {
-            (Some(raw), _, _) => {
-                let raw = Template::raw(raw).map_err(at_here)?;
-                if line.client { self.client_raw(&line, raw) } else { self.server_raw(raw) }
+            (Some(raw), _, _) if line.client => {
+                let raw = repeated(&line, raw, Template::raw)?;
+                self.client_raw(&line, raw)
             }
+            (Some(raw), _, _) => self.server_raw(Template::raw(raw).map_err(at_here)?),
             (_, Some(text), _) | (_, None, text @ "") => {
                 if line.client {
                     self.client_line(&line, text)
@@ -142,7 +143,7 @@ impl Script {
         }
         let mut repeat = None;
         if let Some(after) = rest.strip_prefix('*') {
-            let (count, after) = after.split_at(after.find(' ').unwrap_or(after.len()));
+            let (count, after) = after.split_at(after.find([' ', '|']).unwrap_or(after.len()));
             repeat = Some(count.parse().map_err(|_| (0, format!("`{count}` is no number")))?);
             rest = after;
         }
@@ -251,17 +252,13 @@ impl Script {
     }
 
     fn client_line(&mut self, line: &Line<'_>, text: &str) -> Outcome<()> {
-        let mut bytes = Template::default();
-        for n in 1..=line.repeat.unwrap_or(1) {
-            let text = match line.repeat {
-                Some(_) => text.replace("${n}", &n.to_string()),
-                None => text.to_owned(),
-            };
-            bytes.append(Template::text(&text).map_err(at_here)?);
+        let bytes = repeated(line, text, |text| {
+            let mut bytes = Template::text(text)?;
             if !bytes.ends_with_nul() {
                 bytes.push(b"\n");
             }
-        }
+            Ok(bytes)
+        })?;
         self.client_bytes(line, bytes)
     }
 
@@ -337,8 +334,13 @@ impl Script {
             *part = Part::Body;
         } else if text == "..." {
             pattern.open = true;
-        } else if let Some(name) = text.strip_prefix('!') {
-            pattern.absent.push(name.into());
+        } else if let Some(text) = text.strip_prefix('!') {
+            let (name, value) = match text.split_once(':') {
+                Some((name, value)) => (name, Template::text(value).map_err(at_here)?),
+                None => (text, Template::any()),
+            };
+            value.check_names(&mut self.known).map_err(at_here)?;
+            pattern.absent.push((name.into(), value));
         } else {
             let Some((name, value)) = text.split_once(':') else {
                 return here(format!("a header pattern has a colon: `{text}`"));
@@ -390,6 +392,10 @@ impl Script {
                 Action::Error { codes: codes(first)?, message }
             }
             (false, "refused") => Action::Refused { codes: codes(rest)? },
+            (false, "ends") => {
+                let (seconds, rest) = rest.split_once(' ').unwrap_or((rest, ""));
+                Action::Ends { seconds: number(seconds)?, codes: codes(rest)? }
+            }
             (false, "beat") => Action::Beat,
             (false, "beats") => Action::Beats { intervals: number(rest)? },
             (true, "beats") => Action::KeepAlive { intervals: number(rest)? },
@@ -410,6 +416,20 @@ impl Script {
         };
         self.push(self.number, line.connection, action)
     }
+}
+
+/// What a line says, as often as it says so: `${n}` is which time it is.
+fn repeated(
+    line: &Line<'_>,
+    text: &str,
+    read: impl Fn(&str) -> Result<Template, String>,
+) -> Outcome<Template> {
+    let Some(count) = line.repeat else { return read(text).map_err(at_here) };
+    let mut bytes = Template::default();
+    for n in 1..=count {
+        bytes.append(read(&text.replace("${n}", &n.to_string())).map_err(at_here)?);
+    }
+    Ok(bytes)
 }
 
 fn number(text: &str) -> Outcome<u32> {
@@ -452,7 +472,7 @@ mod tests {
 
     #[test]
     fn client_frames() {
-        let cases: [(&str, &[Sent<'_>]); 9] = [
+        let cases: [(&str, &[Sent<'_>]); 10] = [
             ("> A\n> b:${queue}\n>\n> x\n> y^@", &[("A\nb:/queue/q\n\nx\ny\0", Cut::Whole)]),
             ("> A\n>\n> x^@y^@", &[("A\n\nx\0y\0", Cut::Whole)]),
             ("> A^M\n> ^M\n> ^@", &[("A\r\n\r\n\0", Cut::Whole)]),
@@ -462,6 +482,7 @@ mod tests {
             ("@fragments 2\n> A\n>\n> ^@", &[("A\n\n\0", Cut::Fragments(2))]),
             ("@hold\n> A\n>\n> ^@\n> B\n>\n> ^@\n@send", &[("A\n\n\0B\n\n\0", Cut::Whole)]),
             (">*2 h${n}:v\n> ^@", &[("h1:v\nh2:v\n\0", Cut::Whole)]),
+            (">*2|A\\n\\n${n}\\0", &[("A\n\n1\0A\n\n2\0", Cut::Whole)]),
         ];
         for (text, expected) in cases {
             let expected: Vec<_> = expected.iter().map(|(t, p)| ((*t).to_owned(), *p)).collect();
@@ -478,15 +499,18 @@ mod tests {
 
     #[test]
     fn patterns_of_frames() {
-        let steps =
-            read("b< M\nb< x:${q=*}\nb< !z\nb< ...\nb<\nb<|a\\x80\nb< c^@d^@", Version::V12);
+        let steps = read(
+            "b< M\nb< x:${q=*}\nb< !z\nb< !y:1\nb< ...\nb<\nb<|a\\x80\nb< c^@d^@",
+            Version::V12,
+        );
         let [Step { line: 1, connection, action: Action::Frames(frames) }] = steps.as_slice()
         else {
             panic!("{steps:?}")
         };
         let [frame] = frames.as_slice() else { panic!("{frames:?}") };
         assert_eq!((connection.as_str(), frame.command.as_str(), frame.open), ("b", "M", true));
-        assert_eq!(frame.absent, ["z"]);
+        let absent = [("z".into(), Template::any()), ("y".into(), Template::bytes(b"1"))];
+        assert_eq!(frame.absent, absent);
         assert_eq!(frame.headers[0].0, "x");
         assert_eq!(frame.body.fill(&Values::new()), b"a\x80c\0d");
     }
@@ -496,6 +520,7 @@ mod tests {
         let text = "@connect a x:1\n@open b offer=v,w select=w\n@drop a\n<close 1002|1008\n<close\n\
                     <error 1002 Bad thing\n<error\n<beat\n<nothing\n<as binary\n\
                     @subscribe a id:1 destination:x\n@differ ${queue} b\n<beats 2\n>beats 3\n<no-beat 12\n<silence\n\
+                    <ends 60 1002|1008\n\
                     >socket|\\x89 a\n<pong a";
         let shown: Vec<String> = read(text, Version::V12)
             .into_iter()
@@ -540,6 +565,7 @@ mod tests {
                 "KeepAlive { intervals: 3 }",
                 "NoBeat { seconds: 12 }",
                 "Silence",
+                "Ends { seconds: 60, codes: [1002, 1008] }",
                 "socket [89, 20, 61]",
                 "pong [61]",
             ]

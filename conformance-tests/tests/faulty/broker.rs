@@ -136,6 +136,9 @@ impl Broker {
         if !queue.ready.is_empty() && self.faults.has(Fault::ReturnsReversed) {
             return queue.ready.push_front(stored);
         }
+        if !queue.ready.is_empty() && self.faults.has(Fault::ReturnsGoLast) {
+            return queue.ready.push_back(stored);
+        }
         let at = queue.ready.iter().position(|other| other.place > stored.place);
         queue.ready.insert(at.unwrap_or(queue.ready.len()), stored);
     }
@@ -146,10 +149,17 @@ impl Broker {
         queue: &str,
         takes: impl Fn(Consumer) -> bool,
     ) -> Option<(Consumer, Stored)> {
+        let faults = self.faults;
         let queue = self.queues.get_mut(queue)?;
         let at = queue.consumers.iter().position(|consumer| takes(*consumer))?;
+        if at > 0 && faults.has(Fault::FullWindowBlocks) {
+            return None;
+        }
         let stored = queue.ready.pop_front()?;
         let consumer = queue.consumers.get(at).copied()?;
+        if queue.consumers.len() > 1 && faults.has(Fault::OldestGetsAll) {
+            return Some((consumer, stored));
+        }
         queue.consumers.remove(at);
         queue.consumers.push_back(consumer);
         Some((consumer, stored))

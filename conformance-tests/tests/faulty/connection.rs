@@ -293,12 +293,26 @@ impl Line {
     /// When the clock has something to say, at the earliest.
     fn deadline(&self) -> Option<Instant> {
         let (beats, phase) = self.agreed();
-        let connect = (phase == Phase::Start).then(|| self.since + CONNECT_TIME);
-        let frame = self.frame_since.map(|since| since + FRAME_TIME);
-        [connect, frame, self.beat_at(beats), self.ping_at(beats), self.end_at(beats)]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.connect_by(phase),
+            self.frame_by(),
+            self.beat_at(beats),
+            self.ping_at(beats),
+            self.end_at(beats),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn connect_by(&self, phase: Phase) -> Option<Instant> {
+        let limited = phase == Phase::Start && !self.faults.has(Fault::ConnectTimeUnlimited);
+        limited.then(|| self.since + CONNECT_TIME)
+    }
+
+    fn frame_by(&self) -> Option<Instant> {
+        let since = self.frame_since.filter(|_| !self.faults.has(Fault::FrameTimeUnlimited));
+        since.map(|since| since + FRAME_TIME)
     }
 
     fn agreed(&self) -> (Beats, Phase) {
@@ -343,9 +357,9 @@ impl Line {
         let now = Instant::now();
         let (beats, phase) = self.agreed();
         let is_due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-        if phase == Phase::Start && is_due(Some(self.since + CONNECT_TIME)) {
+        if is_due(self.connect_by(phase)) {
             self.end(code::POLICY);
-        } else if is_due(self.frame_since.map(|since| since + FRAME_TIME)) {
+        } else if is_due(self.frame_by()) {
             self.frame_since = None;
             self.server.with(|state| state.fail(self.me, &Refusal::syntax("Frame timeout")));
         } else if is_due(self.end_at(beats)) {
@@ -354,7 +368,7 @@ impl Line {
             self.pinged = Some(now);
             self.stream.write_all(&web_socket::ping()).await?;
         } else if is_due(self.beat_at(beats)) {
-            let beat = b"\n";
+            let beat: &[u8] = if self.faults.has(Fault::BeatsCrlf) { b"\r\n" } else { b"\n" };
             let bytes = match self.web_socket {
                 Some(_) => web_socket::message(beat, self.client_kind, self.faults),
                 None => beat.to_vec(),

@@ -49,7 +49,8 @@ pub(super) fn encode(frame: &Frame, version: Version, faults: Faults) -> Vec<u8>
     if faults.has(Fault::CommandLowerCase) {
         out.make_ascii_lowercase();
     }
-    out.push(b'\n');
+    let eol: &[u8] = if faults.has(Fault::CrlfWritten) { b"\r\n" } else { b"\n" };
+    out.extend_from_slice(eol);
     for (name, value) in &frame.headers {
         if is_plain(name) || !faults.has(Fault::NamesNotEscaped) {
             escape(&mut out, name, version, faults);
@@ -61,9 +62,9 @@ pub(super) fn encode(frame: &Frame, version: Version, faults: Faults) -> Vec<u8>
             out.push(b' ');
         }
         escape(&mut out, value, version, faults);
-        out.push(b'\n');
+        out.extend_from_slice(eol);
     }
-    out.push(b'\n');
+    out.extend_from_slice(eol);
     out.extend_from_slice(&frame.body);
     if !faults.has(Fault::NulMissing) {
         out.push(0);
@@ -97,6 +98,9 @@ fn escape(out: &mut Vec<u8>, text: &str, version: Version, faults: Faults) {
             (b'\n', Version::V11 | Version::V12) => out.extend_from_slice(b"\\n"),
             (b':', Version::V11 | Version::V12) => out.extend_from_slice(b"\\c"),
             (b'\\', Version::V11 | Version::V12) => out.extend_from_slice(b"\\\\"),
+            (b'\r', Version::V11) if faults.has(Fault::CarriageReturnEscapedIn11) => {
+                out.extend_from_slice(b"\\r");
+            }
             (b'\r', Version::V12) => out.extend_from_slice(b"\\r"),
             (b'\n' | b'\r', Version::V10) | (b'\r', Version::V11) | (0, _) => out.push(b' '),
             _ => out.push(byte),

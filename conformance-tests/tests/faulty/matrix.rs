@@ -18,7 +18,7 @@ const THREADS: usize = 2;
 const CRUDE: usize = 20;
 /// Faults that are what the case is about, though others need it too: hardly a case gets along
 /// without the RECEIPT of its SUBSCRIBE.
-const ITS_OWN: [(&str, Fault); 10] = [
+const ITS_OWN: [(&str, Fault); 11] = [
     ("ack-header", Fault::AckHeaderMissing),
     ("ack-header-individual", Fault::AckHeaderMissing),
     ("connect-no-accept-version", Fault::NoAcceptVersionIs12),
@@ -29,6 +29,7 @@ const ITS_OWN: [(&str, Fault); 10] = [
     ("receipt-subscribe", Fault::ReceiptOfSubscribeLost),
     ("send-between-sessions", Fault::QueuesArePerSession),
     ("subscribe-in-order", Fault::SubscribeOvertaken),
+    ("subscribe-several-in-order", Fault::SubscribeOvertaken),
 ];
 
 type Place = (Version, Transport);
@@ -96,6 +97,15 @@ impl Matrix {
         let mut red: Vec<Fault> = self.rows[at].red.keys().copied().collect();
         red.sort_by_key(|fault| self.seen_by(*fault));
         red
+    }
+
+    /// What is said to be about a fault, and does not see it.
+    pub(crate) fn mistaken(&self) -> Vec<(&'static str, Fault)> {
+        let sees = |(id, fault): &(&str, Fault)| {
+            let at = self.cases.iter().position(|case| case.id == *id);
+            at.is_some_and(|at| self.rows[at].red.contains_key(fault))
+        };
+        ITS_OWN.into_iter().filter(|own| !sees(own)).collect()
     }
 
     /// Those of them that show what the case is for.

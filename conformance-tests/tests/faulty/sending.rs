@@ -32,6 +32,8 @@ const PROPERTIES: [&str; 7] = [
     "app-id",
     "persistent",
 ];
+/// Headers of CONNECTED, which are any headers in a SEND.
+const CONNECTED: [&str; 3] = ["server", "session", "user-name"];
 const NUMBERS: [&str; 3] = ["priority", "expiration", "timestamp"];
 
 impl State {
@@ -138,6 +140,9 @@ impl State {
 
     /// Whether a header of a SEND reaches the receiver.
     fn passes(&self, name: &str) -> bool {
+        if CONNECTED.contains(&name) && self.has(Fault::ConnectedHeadersLost) {
+            return false;
+        }
         if name.starts_with("x-") || !PROPERTIES.contains(&name) && !DROPPED.contains(&name) {
             return !self.has(Fault::CustomHeadersLost) || name == "reply-to";
         }
@@ -147,7 +152,8 @@ impl State {
             "ack" => Fault::ForgedAckPasses,
             "redelivered" => Fault::ForgedRedeliveredPasses,
             "transaction" => Fault::TransactionPasses,
-            "destination" | "content-length" | "receipt" => return false,
+            "receipt" => Fault::ReceiptPasses,
+            "destination" | "content-length" => return false,
             "content-type" => return !self.has(Fault::ContentTypeLost),
             _ => return !self.has(Fault::PropertiesLost),
         };
@@ -227,6 +233,11 @@ impl State {
             None if self.has(Fault::CommitUnknownTaken) => Vec::new(),
             None => return Err(Refusal::syntax("Bad transaction")),
         };
+        let others = !self.sessions[me].transactions.is_empty();
+        if others && self.has(Fault::CommitDoesAll) {
+            let others = self.sessions[me].transactions.values_mut();
+            steps.extend(others.flat_map(std::mem::take));
+        }
         if steps.len() > 1 && self.has(Fault::CommitReversed) {
             steps.reverse();
         }

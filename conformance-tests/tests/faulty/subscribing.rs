@@ -1,5 +1,7 @@
 //! SUBSCRIBE, UNSUBSCRIBE, and the MESSAGEs between them (1.2, "SUBSCRIBE", "MESSAGE").
 
+use std::sync::Arc;
+
 use super::broker::{Consumer, Stored};
 use super::destination::Destination;
 use super::fault::Fault;
@@ -44,7 +46,8 @@ impl State {
         if frame.get("selector").is_some() && self.has(Fault::SelectorRefused) {
             return Err(Refusal::syntax("Invalid header"));
         }
-        if self.sessions[me].subscriptions.len() >= SUBSCRIPTIONS {
+        let many = self.sessions[me].subscriptions.len() >= SUBSCRIPTIONS;
+        if many && !self.has(Fault::SubscriptionsUnlimited) {
             return Err(Refusal::limit("Too many subscriptions"));
         }
         Destination::parse(text, self.faults)?;
@@ -226,7 +229,10 @@ impl State {
         if let Some(id) = subscription {
             message = message.with("subscription", &id);
         }
+        let same = |unacked: &&Unacked| Arc::ptr_eq(&unacked.stored.frame, &stored.frame);
+        let first = session.unacked.iter().find(same).map_or(number, |unacked| unacked.number);
         let number = match number {
+            _ if first < number && self.has(Fault::MessageIdsPerMessage) => first,
             2.. if self.has(Fault::MessageIdsRepeat) => 1,
             number => number,
         };

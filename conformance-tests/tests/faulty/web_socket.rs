@@ -240,7 +240,7 @@ impl Reader {
             }
             None => (frame.opcode, frame.payload, 1),
         };
-        if fragments > FRAGMENTS {
+        if fragments > FRAGMENTS && !self.faults.has(Fault::FragmentsUnlimited) {
             return Err(code::POLICY);
         }
         if !frame.last {

@@ -5,6 +5,7 @@
 
 pub(crate) mod decoder;
 pub(crate) mod destination;
+pub(crate) mod frames;
 pub(crate) mod script;
 pub(crate) mod session;
 pub(crate) mod websocket;

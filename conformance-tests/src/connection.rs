@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::yield_now;
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_tungstenite::tungstenite::Message;
@@ -88,6 +89,8 @@ impl Connection {
             Cut::Pieces(size) => {
                 for piece in bytes.chunks(size) {
                     self.write(piece, Part::WHOLE, limit).await;
+                    // A server in this process reads now, before the next piece is there.
+                    yield_now().await;
                 }
             }
             Cut::Fragments(size) => {

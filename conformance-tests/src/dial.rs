@@ -171,9 +171,13 @@ async fn upgrade(
         let list = HeaderValue::from_str(&offer.join(", "));
         request.headers_mut().insert(PROTOCOL, list.map_err(|error| failed(error.into()))?);
     }
+    // Those of a header of the user's too.
+    let list = request.headers().get(PROTOCOL).and_then(|value| value.to_str().ok());
+    let offered: Vec<String> =
+        list.unwrap_or_default().split(',').map(|name| name.trim().to_owned()).collect();
     let stream: Box<dyn Stream> = Box::new(Kept { stream, first: Arc::clone(&kept) });
     let (stream, selected) = shake_hands(stream, request).await.map_err(failed)?;
-    if selected.as_ref().is_some_and(|name| !offer.contains(name)) {
+    if selected.as_ref().is_some_and(|name| !offered.contains(name)) {
         let error = ProtocolError::SecWebSocketSubProtocolError(
             SubProtocolError::ServerSentSubProtocolNoneRequested,
         );

@@ -83,6 +83,12 @@ impl Profile {
         }
     }
 
+    /// Every case and all that can be compared, whoever the server is.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { close_codes: true, ..Self::strict("everything") }
+    }
+
     /// stomp-relay, with what it does not serve yet; whatever broker is behind it.
     ///
     /// # Errors

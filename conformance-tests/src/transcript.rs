@@ -125,6 +125,24 @@ impl Case {
     pub fn versions(&self) -> impl Iterator<Item = Version> {
         self.scripts.iter().map(|(version, _)| *version)
     }
+
+    /// The same case in that version and over that transport alone, where it has both.
+    #[must_use]
+    pub fn only(&self, version: Version, transport: Transport) -> Option<Self> {
+        let script = self.scripts.iter().find(|(of, _)| *of == version)?;
+        self.transports.contains(&transport).then(|| Self {
+            id: self.id.clone(),
+            title: self.title.clone(),
+            file: self.file.clone(),
+            line: self.line,
+            level: self.level,
+            section: self.section.clone(),
+            why: self.why.clone(),
+            tags: self.tags.clone(),
+            transports: vec![transport],
+            scripts: vec![script.clone()],
+        })
+    }
 }
 
 /// What a case in one version over one transport is called.

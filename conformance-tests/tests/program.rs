@@ -11,12 +11,14 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
 use support::broker::broker;
 use support::{Ran, program, run, serve};
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc;
 
 /// What every run here needs: an answer takes no second, and heart-beats are not waited for.
 const FAST: [&str; 6] = ["--timeout", "1", "--jobs", "64", "--skip-tag", "slow"];
@@ -298,26 +300,43 @@ async fn progress_is_told_where_it_is_wanted() {
     assert!(!told.stderr.contains('\x1b'), "{told}");
 }
 
-/// Lets in, and then says nothing any more.
-async fn hanging() -> String {
-    let address = serve(async |mut stream| {
-        let mut buffer = [0; 1024];
-        let connected = b"CONNECTED\nversion:1.2\nserver:slow/1\n\n\0";
-        while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {
-            if buffer.starts_with(b"CONNECT") || buffer.starts_with(b"STOMP") {
-                tokio::io::AsyncWriteExt::write_all(&mut stream, connected)
-                    .await
-                    .unwrap_or_default();
+/// Lets in where it should, and says nothing more; tells of each thing that came.
+async fn hanging(lets_in: bool) -> (String, mpsc::Receiver<()>) {
+    let (came, coming) = mpsc::channel(1);
+    let address = serve(move |mut stream| {
+        let came = came.clone();
+        async move {
+            let mut buffer = [0; 1024];
+            let connected = b"CONNECTED\nversion:1.2\nserver:slow/1\n\n\0";
+            while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {
+                came.try_send(()).unwrap_or_default();
+                if lets_in && (buffer.starts_with(b"CONNECT") || buffer.starts_with(b"STOMP")) {
+                    stream.write_all(connected).await.unwrap_or_default();
+                }
             }
         }
     });
-    format!("tcp://{}", address.await)
+    (format!("tcp://{}", address.await), coming)
+}
+
+/// What it printed after SIGINT, and its exit code.
+#[cfg(unix)]
+async fn interrupt(mut child: Child) -> (String, Option<i32>) {
+    let pid = child.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+    let mut stdout = String::new();
+    let ended = async {
+        child.stdout.take().unwrap().read_to_string(&mut stdout).await.unwrap();
+        child.wait().await.unwrap().code()
+    };
+    let code = tokio::time::timeout(Duration::from_secs(30), ended).await;
+    (stdout, code.expect("it plays on"))
 }
 
 #[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn ctrl_c_prints_what_there_is() {
-    let url = hanging().await;
+    let (url, _coming) = hanging(true).await;
     for (format, expected) in [("text", "INTERRUPTED after"), ("json", "\"complete\": false")] {
         let args =
             [url.as_str(), "--timeout", "1", "--jobs", "1", "--progress", "--format", format];
@@ -326,11 +345,17 @@ async fn ctrl_c_prints_what_there_is() {
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         // Once a failure is told, some has been played and much has not.
         while !lines.next_line().await.unwrap().unwrap().starts_with("FAILED") {}
-        let pid = child.id().unwrap().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
-        let mut stdout = String::new();
-        child.stdout.take().unwrap().read_to_string(&mut stdout).await.unwrap();
-        assert_eq!(child.wait().await.unwrap().code(), Some(130), "{stdout}");
+        let (stdout, code) = interrupt(child).await;
+        assert_eq!(code, Some(130), "{stdout}");
         assert!(stdout.contains(expected), "{stdout}");
     }
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn ctrl_c_ends_the_first_connection_too() {
+    let (url, mut coming) = hanging(false).await;
+    let child = program([url.as_str(), "--timeout", "600"]).stdout(Stdio::piped()).spawn().unwrap();
+    coming.recv().await.unwrap();
+    assert_eq!(interrupt(child).await, (String::new(), Some(130)));
 }

@@ -116,6 +116,8 @@ fn steps_of_the_tables_are_known() {
         "@hold a\na> A\na>\na> ^@\n@send",
         "@pieces 3\n> A\n>\n> ^@",
         "@fragments 3\n> A\n>\n> ^@",
+        "@open select=none",
+        "@differ ${queue} b",
         "@any-order a\na< A\na<\na< ^@\n@end",
         ">socket|\\x80",
         ">beats 2",

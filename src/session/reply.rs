@@ -10,13 +10,13 @@ use std::time::Instant;
 
 use crate::destination::{Destination, DestinationError, reply_to_shown};
 use crate::relay::AckMode;
-use crate::relay::error::{Refusal, RefusalKind};
+use crate::relay::error::Refusal;
 use crate::relay::mailbox::SubscriptionNumber;
-use crate::stomp::{Command, Frame, Headers};
+use crate::stomp::{Frame, Headers};
 
 use super::action::Action;
-use super::error::Violation;
-use super::machine::{BrokerKind, Context, Session};
+use super::held::Until;
+use super::machine::{BrokerKind, Session};
 use super::send::refusal_of;
 use super::subscriptions::Feed;
 
@@ -30,14 +30,6 @@ pub(super) enum ReplyTo {
     Shown(String),
     /// A queue of this session's own that is not there yet; its subscription's id.
     NotYet(String),
-}
-
-/// A SEND that waits for its queue of answers.
-#[derive(Debug)]
-pub(super) struct Held {
-    subscription: SubscriptionNumber,
-    frame: Frame,
-    pub(super) since: Instant,
 }
 
 impl Session {
@@ -80,7 +72,7 @@ impl Session {
     ) {
         let (ack, feed) = (AckMode::Auto, Feed::Answers(None));
         let subscription = self.subscriptions.add(Some(id), id, feed, ack, self.version).number;
-        self.held = Some(Box::new(Held { subscription, frame, since: now }));
+        self.hold(frame, Until::Named(subscription), now);
         out.push(Action::OpenReplyQueue { subscription });
     }
 
@@ -92,46 +84,19 @@ impl Session {
         now: Instant,
         out: &mut Vec<Action>,
     ) {
-        let held = self.held.take_if(|held| held.subscription == number);
         match result {
             Ok(name) => {
                 if let Some(subscription) = self.subscriptions.get_mut(number) {
                     subscription.feed = Feed::Answers(Some(name));
                 }
-                let Some(held) = held else { return };
-                let receipt = held.frame.headers.get("receipt").map(str::to_owned);
-                if let Err(violation) = self.send(held.frame, now, out) {
-                    self.fail(Violation { receipt, ..violation }, out);
-                }
+                self.release(now, out);
             }
             Err(refusal) => {
                 self.subscriptions.remove(number);
-                let Some(held) = held else { return };
-                let text = |name: &str| held.frame.headers.get(name).map(str::to_owned);
-                let context = Context {
-                    command: Command::Send,
-                    destination: text("destination"),
-                    id: None,
-                    receipt: text("receipt"),
-                };
-                if let Some(transaction) = text("transaction") {
-                    self.transactions.refuse(&transaction, &refusal);
+                if self.is_held_until(Until::Named(number)) {
+                    self.refuse_held(refusal, out);
                 }
-                self.refuse(refusal, &context, out);
             }
         }
-    }
-
-    /// The broker has not named the queue in time.
-    pub(super) fn give_up_answers(&mut self, now: Instant, out: &mut Vec<Action>) {
-        let Some(held) = &self.held else { return };
-        let number = held.subscription;
-        let refusal = Refusal::new(
-            RefusalKind::Outage,
-            "Broker not available",
-            "There was no queue for answers in time.\n",
-        );
-        self.end_subscription(number, out);
-        self.reply_queue(number, Err(refusal), now, out);
     }
 }

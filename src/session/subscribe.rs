@@ -231,6 +231,7 @@ impl Session {
         // The queue is the subscription's, whatever else this frame names.
         let delete = QueueHeaders::of_subscribe(headers).map_err(bad_queue_header)?.durable;
         if let Some(number) = number {
+            self.answer_early(number, out);
             self.unsubscribe_with(number, &mut receipt, delete == Some(true), out);
         }
         self.receipt(receipt, None, out);

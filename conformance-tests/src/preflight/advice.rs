@@ -175,12 +175,10 @@ impl Advice<'_> {
             }
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
                 let host = self.place().rsplit_once(':').map_or("", |(host, _)| host);
-                let names = match wrong {
-                    CertificateError::NotValidForNameContext { presented, .. } => {
-                        format!(" but for {}", one_line(&presented.join(", ")))
-                    }
-                    _ => String::new(),
-                };
+                let mut names = String::new();
+                if let CertificateError::NotValidForNameContext { presented, .. } = wrong {
+                    names = format!(" but for {}", one_line(&presented.join(", ")));
+                }
                 format!("its certificate is not for {host}{names}; use that name, {or_not}")
             }
             other => {

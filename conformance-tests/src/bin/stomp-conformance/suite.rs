@@ -53,7 +53,7 @@ pub(crate) async fn run(suite: &Suite) -> Result<Ended, String> {
     let cases = all_cases().map_err(|error| error.to_string())?;
     let target = target(suite, &cases)?;
     let Some(played) = play(suite, &target, cases.clone()).await? else {
-        return Err("interrupted".into());
+        return Ok(Ended { text: String::new(), end: End::Interrupted });
     };
     let mut text = match suite.format {
         Format::Text => text(suite, &target, &played),
@@ -127,9 +127,11 @@ async fn play(suite: &Suite, target: &Target, cases: Vec<Case>) -> Result<Option
     if !cases.iter().any(|case| filter.takes_any(target, case)) {
         return Err("no case fits".into());
     }
+    // One for the whole run: what comes while nobody listens is lost.
+    let mut interrupt = std::pin::pin!(tokio::signal::ctrl_c());
     let greeting = tokio::select! {
         greeting = preflight(target, runner.limit) => greeting.map_err(|error| error.to_string())?,
-        _ = tokio::signal::ctrl_c() => return Ok(None),
+        _ = &mut interrupt => return Ok(None),
     };
     let (started, clock) = (OffsetDateTime::now_utc(), Instant::now());
     let mut running = runner.start(target, &filter, cases);
@@ -145,7 +147,7 @@ async fn play(suite: &Suite, target: &Target, cases: Vec<Case>) -> Result<Option
                 }
                 None => break,
             },
-            _ = tokio::signal::ctrl_c() => break,
+            _ = &mut interrupt => break,
         }
     }
     progress.end();

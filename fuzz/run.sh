@@ -20,7 +20,7 @@ binaries=target/fuzz/$triple/release
 # libFuzzer needs flags that a stable compiler takes only so.
 export RUSTC_BOOTSTRAP=1
 
-scripts/need.sh cargo cc
+scripts/need.sh cargo cc c++
 if ! command -v cargo-fuzz >/dev/null; then
     echo "== installing cargo-fuzz $version"
     cargo install cargo-fuzz --locked --version "$version"
@@ -49,7 +49,7 @@ for target in "${targets[@]}"; do
     echo "== $target, $seconds s"
     began=$SECONDS
     "$binaries/$target" "$out/corpus/$target" "fuzz/corpus/$target" "fuzz/findings/$target" \
-        -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -max_len=4096 \
+        -max_total_time="$seconds" -timeout=30 -rss_limit_mb=2048 -max_len=4096 \
         -dict=fuzz/stomp.dict -artifact_prefix="$out/findings/$target-" -print_final_stats=1 \
         >"$log" 2>&1 &
     pid=$!

@@ -49,6 +49,15 @@ const SETS: [&str; 12] = [
     "/reply-queue/amq.gen-x\n/reply-queue/a\n/reply-queue/**\nalice",
 ];
 
+/// Frames by their names (`targets/frames.rs`), after which a fuzzer knows more of them.
+const STORIES: [(&str, &[[u8; 3]]); 5] = [
+    ("ack", &[[1, 8, 0], [0, 1, 0], [0, 1, 0], [2, 1, 1], [4, 1, 0], [8, 1, 0]]),
+    ("nack", &[[1, 0x10, 0], [0, 0, 0], [3, 1, 0], [3, 1, 0], [3, 0x19, 0]]),
+    ("commit", &[[5, 2, 0], [0, 3, 0], [0, 3, 2], [1, 8, 0], [2, 3, 0], [6, 3, 0]]),
+    ("abort", &[[1, 8, 0], [0, 0, 0], [5, 4, 0], [2, 4, 0], [7, 5, 0]]),
+    ("answers", &[[1, 0, 1], [0, 0x19, 0], [1, 0, 0], [0, 1, 0]]),
+];
+
 type Log = Arc<Mutex<Vec<(usize, Step<'static>)>>>;
 
 #[tokio::main(flavor = "current_thread")]
@@ -65,6 +74,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
             _ => Version::V12,
         };
         seeds.write(&format!("{case}-{}", version.name()), version, &log, &mut destinations)?;
+    }
+    for (name, frames) in STORIES {
+        let login = [9, 0, 0];
+        let clients = [Step::Client(0), Step::Frame(login), Step::Client(1), Step::Frame(login)];
+        let frames = frames.iter().map(|frame| Step::Frame(*frame));
+        let steps: Vec<Step<'_>> = clients.into_iter().chain(frames).collect();
+        for flags in 0..2 {
+            let script = [vec![flags], script::write(&steps)].concat();
+            fs::write(seeds.path("session", &format!("story-{name}-{flags}")), script)?;
+        }
     }
     let sets = SETS.iter().map(|set| set.to_string());
     let alone = destinations.iter().map(|text| format!("{text}\n{text}\n{text}\nalice"));

@@ -13,7 +13,7 @@ for all in "$out"/seeds/*; do
     target=${all##*/}
     merged=$out/merged/$target
     mkdir -p "$merged"
-    "$binaries/$target" -merge=1 "$merged" "$all" >"$out/$target.merge.log" 2>&1
+    "$binaries/$target" -set_cover_merge=1 "$merged" "$all" >"$out/$target.merge.log" 2>&1
     rm -rf "fuzz/corpus/$target"
     mkdir -p "fuzz/corpus/$target"
     # The fuzzer names what it keeps by its hash; a case's name says more.

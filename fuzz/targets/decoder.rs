@@ -14,6 +14,7 @@ use stomp_relay::stomp::{
     Command, DecodeError, Decoder, DecoderEvent, Frame, Limits, Version, encode,
 };
 
+use super::{cut, lengths};
 use crate::memory;
 
 /// The decoder's own boxes, and a vector's least capacity.
@@ -79,7 +80,7 @@ impl Case {
             version: version.filter(|_| !changes),
             limits: if changes { NARROW } else { limits },
             after_connected: changes.then(|| (version.unwrap_or(Version::V12), limits)),
-            cuts: cuts.iter().map(|&cut| if cut == 0 { 256 } else { cut.into() }).collect(),
+            cuts: lengths(cuts),
             bytes: bytes.to_owned(),
         })
     }
@@ -114,20 +115,6 @@ impl Case {
             header_value_bytes: a.header_value_bytes.max(b.header_value_bytes),
         }
     }
-
-    fn pieces(&self) -> Vec<&[u8]> {
-        let mut pieces = Vec::new();
-        let mut rest = self.bytes.as_slice();
-        for &cut in self.cuts.iter().cycle() {
-            if rest.is_empty() {
-                break;
-            }
-            let (piece, after) = rest.split_at(cut.clamp(1, rest.len()));
-            pieces.push(piece);
-            rest = after;
-        }
-        if self.cuts.is_empty() { vec![&self.bytes] } else { pieces }
-    }
 }
 
 /// All frames, the error that ended them, and whether a frame was left incomplete.
@@ -140,7 +127,7 @@ pub(crate) struct Outcome {
 
 /// Decodes, and checks what holds of every input.
 pub(crate) fn check(case: &Case) -> Outcome {
-    let pieces = case.pieces();
+    let pieces = cut(&case.bytes, &case.cuts);
     let whole = decode(case, &[&case.bytes]);
     assert_eq!(decode(case, &pieces), whole, "in pieces (left) and as a whole (right)");
     let singly: Vec<&[u8]> = case.bytes.chunks(1).collect();

@@ -6,6 +6,7 @@
 //! | the first | bit 0: small limits, 1: WebSocket, 2-3: subprotocol |
 //! | `FF 0` to `FF 3` | what follows is about that client; it connects if it is not there |
 //! | `FF \|` | the piece ends here |
+//! | `FF f A B C` | the client sends the frame that these three bytes name (`frames.rs`) |
 //! | `FF x` | the client's socket is gone |
 //! | `FF c` | the client stops reading, or goes on |
 //! | `FF r` | the client reads what is there for it; it does so after whatever it does |
@@ -24,6 +25,7 @@ pub(crate) enum Step<'a> {
     /// The client that the next steps are about.
     Client(usize),
     Bytes(Cow<'a, [u8]>),
+    Frame([u8; 3]),
     Drop,
     Cork,
     Read,
@@ -51,6 +53,10 @@ pub(crate) fn read(mut input: &[u8]) -> Vec<Step<'_>> {
             (Some(b'd'), _) => (Some(Step::Deadline), 2),
             (Some(b's'), _) => (Some(Step::Sweep), 2),
             (Some(b't'), Some(argument)) => (Some(Step::Time(argument)), 3),
+            (Some(b'f'), _) => {
+                let name = input.get(2..).and_then(|rest| rest.first_chunk()).copied();
+                (name.map(Step::Frame), 5)
+            }
             _ => (None, 2),
         };
         steps.extend(step);
@@ -100,6 +106,7 @@ pub(crate) fn write(steps: &[Step<'_>]) -> Vec<u8> {
                     input.extend(std::iter::repeat_n(byte, if byte == MARK { 2 } else { 1 }));
                 }
             }
+            Step::Frame([a, b, c]) => input.extend([MARK, b'f', *a, *b, *c]),
             Step::Drop => input.extend([MARK, b'x']),
             Step::Cork => input.extend([MARK, b'c']),
             Step::Read => input.extend([MARK, b'r']),

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use stomp_relay::relay::mailbox::MailboxLimits;
 use stomp_relay::session::{Errors, Limits, Wire};
-use stomp_relay::stomp::{self, Command, Decoder, DecoderEvent, Frame, Version};
+use stomp_relay::stomp::{self, Command, Decoder, DecoderEvent, Frame, Version, encode};
 
+use super::frames::frame;
 use super::script::{self, CLIENTS, Step};
 use crate::harness::{Connection, Setup, Shared};
 use crate::memory;
@@ -23,6 +24,8 @@ const MEMORY: usize = 1 << 20;
 const MEMORY_PER_BYTE: usize = 400;
 /// Ticks at one time: each may cancel a subscription.
 const TICKS: usize = 50;
+/// So many messages a client remembers, to ACK them.
+const IDS: usize = 8;
 
 static SETUPS: LazyLock<[Setup; 2]> = LazyLock::new(|| {
     let usual = Setup::new();
@@ -60,6 +63,8 @@ struct Client {
     has_error: bool,
     /// How often each receipt was asked for and has not come.
     receipts: HashMap<String, usize>,
+    /// What an ACK of the last messages has to name.
+    ids: Vec<String>,
 }
 
 struct Server {
@@ -124,6 +129,15 @@ impl Server {
                 let client = self.client(who);
                 client.connection.take_bytes(bytes, now, &mut std::convert::identity);
             }
+            Step::Frame(name) => {
+                let client = self.client(who);
+                let version = client.connection.session.version();
+                let mut bytes = Vec::new();
+                encode::encode(&mut bytes, &frame(*name, version, &client.ids), version);
+                let length = bytes.len();
+                client.connection.take_bytes(bytes.into(), now, &mut std::convert::identity);
+                self.taken += length;
+            }
             Step::Drop => return self.end(who),
             Step::Cork => {
                 let client = self.client(who);
@@ -159,6 +173,7 @@ impl Server {
                 is_connected: false,
                 has_error: false,
                 receipts: HashMap::new(),
+                ids: Vec::new(),
             }
         })
     }
@@ -257,9 +272,13 @@ impl Client {
             }
             Command::Message => {
                 ["message-id", "destination"].into_iter().for_each(has);
-                if self.connection.session.version() != Version::V10 {
+                let version = self.connection.session.version();
+                if version != Version::V10 {
                     has("subscription");
                 }
+                let name = if version == Version::V12 { "ack" } else { "message-id" };
+                self.ids.extend(frame.headers.get(name).map(str::to_owned));
+                self.ids.drain(..self.ids.len().saturating_sub(IDS));
             }
             Command::Receipt => {
                 let id = frame.headers.get("receipt-id").expect("RECEIPT with receipt-id");

@@ -14,6 +14,7 @@ use stomp_relay::transport::websocket::frame::{FrameLimits, FrameReader, WsError
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 use tungstenite::{Error, Message};
 
+use super::{cut, lengths};
 use crate::memory;
 
 const LIMITS: FrameLimits = FrameLimits { message_bytes: 1_000, fragments: 6 };
@@ -24,20 +25,8 @@ const MEMORY: usize = 200;
 pub(crate) fn run(input: &[u8]) {
     let Some((&cuts, rest)) = input.split_first() else { return };
     let Some((cuts, bytes)) = rest.split_at_checked(usize::from(cuts % 8)) else { return };
-    let cuts: Vec<usize> =
-        cuts.iter().map(|&cut| if cut == 0 { 256 } else { usize::from(cut) }).collect();
     let whole = read(&[bytes]);
-    let mut pieces = Vec::new();
-    let mut rest = bytes;
-    for cut in cuts.iter().cycle() {
-        let (piece, after) = rest.split_at((*cut).min(rest.len()));
-        pieces.push(piece);
-        rest = after;
-        if rest.is_empty() {
-            break;
-        }
-    }
-    compare(&whole, &read(&pieces));
+    compare(&whole, &read(&cut(bytes, &lengths(cuts))));
     compare(&whole, &read(&bytes.chunks(1).collect::<Vec<_>>()));
     if whole.error.is_none() {
         let theirs = theirs(bytes);

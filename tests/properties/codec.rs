@@ -250,6 +250,32 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(cases(150))]
+
+    /// Beyond what a decoder holds anyway: here a buffer that is too large is seen.
+    #[test]
+    fn a_long_frame_costs_no_more_than_its_limit(
+        length in 600_usize..3_000,
+        is_head in any::<bool>(),
+        has_length in any::<bool>(),
+        cuts in prop::collection::vec(1_usize..900, 1..4),
+    ) {
+        let frame_bytes = length + 40;
+        let limits = Limits { frame_bytes, header_value_bytes: frame_bytes, ..NO_LIMITS };
+        let long = "x".repeat(length);
+        let bytes = match (is_head, has_length) {
+            (true, _) => format!("SEND\na:{long}\n\n\0"),
+            (false, true) => format!("SEND\ncontent-length:{length}\n\n{long}\0"),
+            (false, false) => format!("SEND\n\n{long}\0"),
+        };
+        let bytes = bytes.into_bytes();
+        let case = Case { version: None, limits, after_connected: None, cuts, bytes };
+        let outcome = tried(|| check(&case))?;
+        prop_assert_eq!(outcome.frames.len(), 1);
+    }
+}
+
 #[test]
 fn the_noise_gets_somewhere() {
     // Without this the property above could be about nothing but "Bad command".

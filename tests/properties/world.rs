@@ -17,6 +17,8 @@ use crate::harness::{ACCOUNT, Connection, Setup, Shared};
 const NAMES: [&str; CLIENTS] = ["a", "b", "c"];
 /// Where SUBSCRIBE has no `prefetch-count`.
 const PREFETCH: usize = 100;
+/// Of reading, after one step.
+const ROUNDS: usize = 1_000;
 /// A body that must never arrive.
 const NEVER: &str = "never";
 
@@ -426,9 +428,11 @@ impl World {
     fn read(&mut self, lazy: u8) -> Result<(), String> {
         let is_lazy = |who: usize| lazy & 1 << who != 0;
         let reads: Vec<usize> = (0..CLIENTS).filter(|who| !is_lazy(*who)).collect();
-        // What one of them reads may send something to another.
+        // What one of them reads may send something to another, but not for ever.
+        let mut rounds = 0..ROUNDS;
         let mut again = true;
         while again {
+            rounds.next().ok_or("something comes again whenever all is read")?;
             for &who in &reads {
                 let now = self.now;
                 let Some(client) = &mut self.clients[who] else { continue };

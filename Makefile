@@ -71,3 +71,16 @@ fuzz-seeds: ## write the fuzzer's corpus anew from the conformance transcripts
 	@exec fuzz/seeds.sh
 
 .PHONY: fuzz fuzz-seeds
+
+bench: ## measure relay, RabbitMQ and floors (20 minutes, a quiet machine); writes docs/performance.md
+	@exec scripts/bench.sh full
+
+bench-quick: ## the same, shorter: one round in two minutes
+	@exec scripts/bench.sh quick
+
+instructions: ## count the instructions of the message path and compare them with the baseline
+	@scripts/need.sh cargo cc valgrind
+	cargo build --release --locked -p benches
+	target/release/instructions
+
+.PHONY: bench bench-quick instructions

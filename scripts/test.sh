@@ -133,6 +133,11 @@ check "formatting" fmt.log cargo fmt --all --check
 check "lints" clippy.log cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo_tests "Rust tests (own RabbitMQ and Redis where they need them)" cargo.log \
     cargo test --workspace --locked --no-fail-fast
+check "the message path's instructions, built" instructions-build.log \
+    cargo build --release --locked -p benches
+if [ "$status" -eq 0 ]; then
+    check "the message path's instructions" instructions.log target/release/instructions
+fi
 check "the relay for the browser tests" build.log cargo build --locked --bin stomp-relay
 check "the demo page" demo.log make --no-print-directory demo
 if [ "$status" -eq 0 ]; then

@@ -114,7 +114,24 @@ label="Spring Boot $(version spring)"
 play spring-relay "$label, broker relay" "$(value WEB_STOMP_URL "$servers/spring-relay")"
 play spring-simple "$label, simple broker" "$(value WEB_STOMP_URL "$servers/spring")"
 
-"$tool" table --out docs/conformance.md \
+# note: what the page says before what `table` writes.
+note() {
+    cat <<'NOTE'
+
+`make conformance-docs` starts these servers, plays to each, and writes this page.
+[Its servers](../conformance-tests/servers/README.md) are as they come, but for what is said there.
+All levels are played with the profile `spec`: an ERROR's text and the code of a WebSocket close are
+the server's own, and cases about RabbitMQ's own destinations are left out. The relay passes those
+too, with either broker: `system-tests/tests/conformance.rs` plays everything.
+
+A failure says that a server differs from the specification, or at level `field` from what clients
+find elsewhere. Over a broker relay or behind RabbitMQ it may be the broker that differs.
+NOTE
+}
+
+page=docs/conformance.md
+"$tool" table --out "$servers/table.md" \
     "$runs"/{relay-tcp,relay-ws,relay-rabbitmq-tcp,relay-rabbitmq-ws,rabbitmq-tcp,rabbitmq-ws}.json \
     "$runs"/{artemis-tcp,artemis-ws,spring-relay,spring-simple}.json
-echo "wrote docs/conformance.md"
+{ head -n 1 "$servers/table.md" && note && tail -n +2 "$servers/table.md"; } >"$page"
+echo "wrote $page"

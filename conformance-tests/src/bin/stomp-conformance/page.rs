@@ -104,7 +104,9 @@ fn summary(servers: &[Server<'_>]) -> String {
     let mut out = String::from("\n## Summary\n\n");
     out.push_str("Passed / failed / failed as the list of known differences says. A case counts\n");
     out.push_str("once for each version and transport in which it was played.\n\n");
-    out.push_str("must, should, may: as binding as the specification says. field: not in it, but\n");
+    out.push_str(
+        "must, should, may: as binding as the specification says. field: not in it, but\n",
+    );
     out.push_str("clients rely on it.\n\n");
     let labels = servers.iter().map(|server| text(server.label));
     out.push_str(&row(std::iter::once("level".to_owned()).chain(labels)));

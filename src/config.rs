@@ -6,6 +6,7 @@ mod build;
 mod keys;
 mod login;
 mod print;
+mod sockjs;
 mod source;
 mod types;
 pub mod values;

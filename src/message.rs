@@ -4,11 +4,17 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use ulid::Ulid;
 
 use crate::destination::Destination;
 use crate::stomp::{Command, Headers, Version, encode};
+use crate::transport::sockjs::escape;
+
+/// Says that the body is not as it was sent.
+const BODY_ENCODING: &str = "x-body-encoding";
 
 /// One published message. Shared by all its receivers; encoded once for all of them.
 #[derive(Debug)]
@@ -29,6 +35,15 @@ pub struct Message {
     text: OnceLock<bool>,
     /// Encoded per version; the second and third stay empty where all are alike.
     tails: [OnceLock<Tail>; 3],
+    /// The same as JSON, where somebody receives it over SockJS.
+    json_tails: OnceLock<Box<[OnceLock<Tail>; 3]>>,
+}
+
+/// How the body is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Body {
+    AsItIs,
+    Base64,
 }
 
 /// The part of a MESSAGE frame that all receivers share: from `message-id` to NUL.
@@ -67,6 +82,7 @@ impl Message {
             number: NEXT.fetch_add(1, Ordering::Relaxed),
             text: OnceLock::new(),
             tails: Default::default(),
+            json_tails: OnceLock::new(),
         }
     }
 
@@ -90,14 +106,32 @@ impl Message {
 
     /// The shared part of the frame, encoded at the first call.
     pub fn tail(&self, version: Version) -> &Tail {
-        let [first, second, third] = &self.tails;
-        let slot = match version {
+        self.slot(&self.tails, version).get_or_init(|| self.encode(version, Body::AsItIs))
+    }
+
+    /// The same as the inside of a JSON string. A body that is no text goes as base64.
+    pub fn json_tail(&self, version: Version) -> &Tail {
+        let tails = self.json_tails.get_or_init(Box::default);
+        self.slot(tails, version).get_or_init(|| {
+            let body = if self.is_text() { Body::AsItIs } else { Body::Base64 };
+            let tail = self.encode(version, body);
+            let (id, rest) = tail.bytes.split_at(tail.after_id);
+            let mut out = Vec::with_capacity(tail.bytes.len() * 9 / 8);
+            escape::push(&mut out, id);
+            let after_id = out.len();
+            escape::push(&mut out, rest);
+            Tail { bytes: Bytes::from(out), after_id }
+        })
+    }
+
+    fn slot<'a>(&self, slots: &'a [OnceLock<Tail>; 3], version: Version) -> &'a OnceLock<Tail> {
+        let [first, second, third] = slots;
+        match version {
             Version::V12 => first,
-            _ if self.is_plain() => return self.tail(Version::V12),
+            _ if self.is_plain() => first,
             Version::V11 => second,
             Version::V10 => third,
-        };
-        slot.get_or_init(|| self.encode(version))
+        }
     }
 
     fn is_plain(&self) -> bool {
@@ -105,7 +139,7 @@ impl Message {
             && self.headers.iter().all(|(n, v)| encode::is_plain(n) && encode::is_plain(v))
     }
 
-    fn encode(&self, version: Version) -> Tail {
+    fn encode(&self, version: Version, body: Body) -> Tail {
         let mut out = Vec::with_capacity(self.size() + 128 + 4 * self.headers.len());
         out.extend_from_slice(b"message-id:");
         encode::push_decimal(&mut out, boot());
@@ -117,6 +151,10 @@ impl Message {
             encode::encode_header(&mut out, name, value, Command::Message, version);
         };
         header("destination", &self.shown);
+        if body == Body::Base64 {
+            // The first of a name counts, whatever the sender wrote.
+            header(BODY_ENCODING, "base64");
+        }
         for (name, value) in self.headers.iter() {
             header(name, value);
         }
@@ -126,7 +164,10 @@ impl Message {
         if let Some(id) = self.x_id {
             header("x-id", &id.to_string());
         }
-        encode::encode_end(&mut out, &self.body);
+        match body {
+            Body::AsItIs => encode::encode_end(&mut out, &self.body),
+            Body::Base64 => encode::encode_end(&mut out, STANDARD.encode(&self.body).as_bytes()),
+        }
         Tail { bytes: Bytes::from(out), after_id }
     }
 }
@@ -154,6 +195,27 @@ mod tests {
         );
         assert!(tail.with_id().starts_with(b"message-id:"));
         assert!(std::ptr::eq(tail, message.tail(Version::V10)));
+    }
+
+    #[test]
+    fn json_is_text_whatever_the_body_is() {
+        let destination = Destination::for_send("/topic/a").unwrap();
+        let headers: Headers = [("x-body-encoding", "mine")].into_iter().collect();
+        let message = |body: &'static [u8]| {
+            let body = Bytes::from_static(body);
+            Message::new(destination.clone(), "/topic/a".into(), headers.clone(), body)
+        };
+        assert_eq!(
+            message(b"h\"i").json_tail(Version::V11).without_id(),
+            br#"destination:/topic/a\nx-body-encoding:mine\ncontent-length:3\n\nh\"i\u0000"#
+        );
+        let binary = message(b"\xff\0");
+        let tail = binary.json_tail(Version::V12);
+        assert_eq!(
+            tail.without_id(),
+            br#"destination:/topic/a\nx-body-encoding:base64\nx-body-encoding:mine\ncontent-length:4\n\n/wA=\u0000"#
+        );
+        assert!(tail.with_id().starts_with(b"message-id:"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::auth::Authenticator;
 use crate::auth::policy::{Defaults, Policy};
 use crate::config::{BrokerConfig, Config, EndpointAuth, Limits, StoreConfig};
 use crate::http::admin::Admin;
-use crate::http::{Endpoint, Front, OriginRule, Origins};
+use crate::http::{Endpoint, Front, OriginRule, Origins, Service, SockJs};
 use crate::persistence::{Caps, Store, StoreError};
 use crate::relay::Broker;
 use crate::relay::embedded::Embedded;
@@ -30,8 +30,9 @@ use crate::session::{self, BrokerKind, Settings};
 use crate::stomp;
 use crate::telemetry::Metrics;
 use crate::ticker::Ticker;
+use crate::transport::sockjs::payload::PayloadLimits;
 use crate::transport::websocket::frame::FrameLimits;
-use crate::transport::{Framing, Transport};
+use crate::transport::{Framing, ReadLimits, Transport};
 use crate::user::{Rules, Users, Waiting};
 
 /// Before CONNECTED a frame may have so many bytes.
@@ -71,6 +72,18 @@ impl Server {
     /// # Errors
     /// With one line that names what is missing, taken or not reachable.
     pub async fn start(config: Config) -> Result<Self, StartError> {
+        Self::start_with(config, |_| Service::Stomp).await
+    }
+
+    /// The same, with endpoints that speak something else than STOMP: `service` is asked by
+    /// their path.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub async fn start_with(
+        config: Config,
+        service: impl Fn(&str) -> Service,
+    ) -> Result<Self, StartError> {
         // Doors first: a port in use is found out before anything is touched.
         let http = bind("listen", config.listen).await?;
         let admin = bind("admin.listen", config.admin.listen).await?;
@@ -87,7 +100,7 @@ impl Server {
             tcp: tcp.as_ref().map(address).transpose()?,
         };
         let services = Arc::new(services(&config).await?);
-        let front = Arc::new(front(&config, services.clone()));
+        let front = Arc::new(front(&config, services.clone(), service));
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         tasks.spawn(crate::http::serve(front, http, stop.clone()));
@@ -294,16 +307,23 @@ fn connection_limits(limits: &Limits) -> ConnectionLimits {
     let fragments = u32::try_from(limits.fragments).unwrap_or(u32::MAX);
     let narrow_bytes = limits.frame_bytes.min(NARROW_BYTES);
     let message_bytes = limits.websocket_message_bytes;
+    let read = |message_bytes: usize, body_bytes| ReadLimits {
+        websocket: FrameLimits { message_bytes: message_bytes as u64, fragments },
+        sockjs: PayloadLimits { bytes: body_bytes, messages: limits.sockjs_messages },
+    };
     ConnectionLimits {
         narrow: stomp::Limits { frame_bytes: narrow_bytes, ..wide },
         wide,
-        narrow_ws: FrameLimits { message_bytes: message_bytes.min(NARROW_BYTES) as u64, fragments },
-        wide_ws: FrameLimits { message_bytes: message_bytes as u64, fragments },
+        narrow_read: read(
+            message_bytes.min(NARROW_BYTES),
+            limits.sockjs_body_bytes.min(NARROW_BYTES),
+        ),
+        wide_read: read(message_bytes, limits.sockjs_body_bytes),
         outbound_stall: limits.outbound_stall,
     }
 }
 
-fn front(config: &Config, services: Arc<Services>) -> Front {
+fn front(config: &Config, services: Arc<Services>, service: impl Fn(&str) -> Service) -> Front {
     let endpoints = config.endpoints.iter().map(|endpoint| Endpoint {
         path: endpoint.path.clone(),
         origins: OriginRule {
@@ -311,11 +331,17 @@ fn front(config: &Config, services: Arc<Services>) -> Front {
             loopback: endpoint.loopback_origins,
         },
         needs_login: endpoint.auth == EndpointAuth::Handshake,
+        sockjs: endpoint.sockjs.clone().map(|options| SockJs {
+            config: options,
+            registry: Arc::default(),
+            body_time: config.limits.http_body_time,
+        }),
+        service: service(&endpoint.path),
     });
     let public = config.public_url.as_ref().map(|url| url.origin().ascii_serialization());
     Front {
         services,
-        endpoints: endpoints.collect(),
+        endpoints: endpoints.map(Arc::new).collect(),
         origins: Origins { public, is_local: config.listen.ip().is_loopback() },
         trusted: config.trusted_proxies.clone(),
         static_dir: config.static_dir.clone(),

@@ -12,7 +12,7 @@ const MAY_USE: [(&str, &str); 20] = [
     ("transport", ""),
     ("telemetry", ""),
     ("destination", ""),
-    ("message", "destination stomp"),
+    ("message", "destination stomp transport"),
     ("pattern", "destination"),
     ("auth", "destination pattern stomp"),
     ("persistence", "destination message stomp"),

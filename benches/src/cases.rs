@@ -18,6 +18,7 @@ const BODY: usize = 100;
 const TURN_BYTES: usize = 64 * 1024;
 
 /// One case. The work leaves everything as it found it.
+#[expect(missing_debug_implementations, reason = "a function to call")]
 pub struct Case {
     pub name: &'static str,
     /// How many of what the name says are done.

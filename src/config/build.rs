@@ -10,7 +10,7 @@ use super::keys::{REDACTED, Value};
 use super::source::Settings;
 use super::types::*;
 use super::values::{parse_address, parse_range};
-use super::{Config, login};
+use super::{Config, login, sockjs};
 use crate::auth::policy::{Defaults, Policy};
 use crate::auth::secret::Secret;
 
@@ -234,7 +234,9 @@ fn endpoints(s: &mut Settings) -> Vec<EndpointConfig> {
             &name("auth"),
             &[("connect", EndpointAuth::Connect), ("handshake", EndpointAuth::Handshake)],
         );
-        endpoints.push(EndpointConfig { path, allowed_origins, loopback_origins: s.dev, auth });
+        let sockjs = sockjs::options(s, index, &allowed_origins);
+        let loopback_origins = s.dev;
+        endpoints.push(EndpointConfig { path, allowed_origins, loopback_origins, auth, sockjs });
     }
     if endpoints.is_empty() {
         endpoints.push(EndpointConfig {
@@ -242,6 +244,7 @@ fn endpoints(s: &mut Settings) -> Vec<EndpointConfig> {
             allowed_origins: Vec::new(),
             loopback_origins: s.dev,
             auth: EndpointAuth::Connect,
+            sockjs: sockjs::options(s, 0, &[]),
         });
     }
     endpoints
@@ -351,6 +354,9 @@ fn limits(s: &Settings) -> Limits {
         connect_time: time("connect_time"),
         frame_time: time("frame_time"),
         http_head_time: time("http_head_time"),
+        http_body_time: time("http_body_time"),
+        sockjs_body_bytes: count("sockjs_body_bytes"),
+        sockjs_messages: count("sockjs_messages"),
         outbound_bytes: count("outbound_bytes"),
         outbound_frames: count("outbound_frames"),
         outbound_stall: time("outbound_stall"),
@@ -391,7 +397,7 @@ pub(super) fn choice<T: Copy>(s: &Settings, name: &str, choices: &[(&str, T)]) -
 }
 
 /// A number that has a default.
-fn count(s: &Settings, name: &str) -> usize {
+pub(super) fn count(s: &Settings, name: &str) -> usize {
     s.number(name).map_or(0, as_usize)
 }
 

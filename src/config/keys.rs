@@ -24,6 +24,8 @@ pub(super) enum Kind {
     /// A text, or `off`.
     Switch,
     Choice(&'static [&'static str]),
+    /// `true` or `false`.
+    Flag,
     /// Texts, or one text.
     List,
     /// Addresses that may hold a password, which is not printed.
@@ -56,6 +58,7 @@ pub(super) enum Value {
     List(Vec<String>),
     Number(u64),
     Time(Duration),
+    Flag(bool),
     Off,
 }
 
@@ -65,6 +68,7 @@ pub(super) enum Written<'a> {
     Text(&'a str),
     Number(u64),
     List(Vec<String>),
+    Flag(bool),
     /// Something no key takes, by its name in TOML.
     Other(&'static str),
 }
@@ -80,6 +84,9 @@ impl Kind {
             (Self::Choice(choices), Written::Text(text)) if choices.contains(&text) => {
                 Ok(Value::Text(text.into()))
             }
+            (Self::Flag, Written::Flag(flag)) => Ok(Value::Flag(flag)),
+            (Self::Flag, Written::Text("true")) => Ok(Value::Flag(true)),
+            (Self::Flag, Written::Text("false")) => Ok(Value::Flag(false)),
             (Self::List | Self::Addresses, Written::Text(text)) => {
                 Ok(Value::List(vec![text.into()]))
             }
@@ -121,6 +128,7 @@ impl Kind {
         match self {
             Self::Text | Self::Secret => "a text".into(),
             Self::Switch => "a text or \"off\"".into(),
+            Self::Flag => "true or false".into(),
             Self::Choice(choices) => format!("one of \"{}\"", choices.join("\", \"")),
             Self::List | Self::Addresses => "a list of texts".into(),
             Self::Size { .. } => "a size such as \"256KiB\"".into(),
@@ -137,6 +145,7 @@ impl Written<'_> {
             Self::Text(text) => format!("{text:?}"),
             Self::Number(number) => number.to_string(),
             Self::List(_) => "a list".into(),
+            Self::Flag(_) => "a truth value".into(),
             Self::Other(name) => (*name).into(),
         }
     }
@@ -233,6 +242,9 @@ pub(super) const KEYS: &[Key] = &[
     key("limits.connect_time", time(100, 10 * MINUTE), "10s"),
     key("limits.frame_time", time(100, 10 * MINUTE), "30s"),
     key("limits.http_head_time", time(100, 10 * MINUTE), "10s"),
+    key("limits.http_body_time", time(100, 10 * MINUTE), "10s"),
+    key("limits.sockjs_body_bytes", size(KIB, 16 * MIB), "512KiB"),
+    key("limits.sockjs_messages", count(1, MANY), "1024"),
     key("limits.outbound_bytes", size(16 * KIB, 1024 * MIB), "1MiB"),
     key("limits.outbound_frames", count(16, MANY), "4096"),
     key("limits.outbound_stall", time(100, 10 * MINUTE), "10s"),
@@ -255,6 +267,21 @@ pub(super) const KEYS: &[Key] = &[
     unset("endpoint[].path", Kind::Text, "required"),
     key("endpoint[].allowed_origins", Kind::List, ""),
     key("endpoint[].auth", Kind::Choice(&["handshake", "connect"]), "connect"),
+    key("endpoint[].sockjs", Kind::Flag, "true"),
+    key("endpoint[].transports", Kind::List, "websocket,xhr,xhr_streaming,eventsource"),
+    key("endpoint[].base_url", Kind::Switch, "off"),
+    key(
+        "endpoint[].client_library_url",
+        Kind::Text,
+        "https://cdn.jsdelivr.net/npm/sockjs-client@1/dist/sockjs.min.js",
+    ),
+    key("endpoint[].stream_bytes_limit", size(KIB, 1024 * MIB), "128KiB"),
+    key("endpoint[].session_cookie_needed", Kind::Flag, "true"),
+    key("endpoint[].heartbeat_time", time(1000, 10 * MINUTE), "25s"),
+    key("endpoint[].disconnect_delay", time(100, 10 * MINUTE), "5s"),
+    key("endpoint[].http_message_cache_size", count(1, MANY), "100"),
+    key("endpoint[].web_socket_enabled", Kind::Flag, "true"),
+    key("endpoint[].suppress_cors", Kind::Flag, "false"),
     key("rule[].frame", Kind::Choice(&["SEND", "SUBSCRIBE", "*"]), "*"),
     unset("rule[].destination", Kind::Text, "required"),
     unset("rule[].allow", Kind::Text, "required"),

@@ -92,6 +92,7 @@ fn show(value: &Value, kind: Kind) -> String {
         (Value::List(texts), _) => list(texts.iter().cloned()),
         (Value::Number(number), Kind::Size { .. }) => quote(&show_size(*number)),
         (Value::Number(number), _) => number.to_string(),
+        (Value::Flag(flag), _) => flag.to_string(),
         (Value::Time(time), _) => quote(&show_time(*time)),
         (Value::Off, _) => quote("off"),
     }

@@ -90,7 +90,9 @@ impl Settings {
     pub(super) fn text(&self, name: &str) -> Option<String> {
         match self.value(name)? {
             Value::Text(text) => Some(text),
-            Value::List(_) | Value::Number(_) | Value::Time(_) | Value::Off => None,
+            Value::List(_) | Value::Number(_) | Value::Time(_) | Value::Flag(_) | Value::Off => {
+                None
+            }
         }
     }
 
@@ -104,8 +106,12 @@ impl Settings {
     pub(super) fn number(&self, name: &str) -> Option<u64> {
         match self.value(name)? {
             Value::Number(number) => Some(number),
-            Value::Text(_) | Value::List(_) | Value::Time(_) | Value::Off => None,
+            Value::Text(_) | Value::List(_) | Value::Time(_) | Value::Flag(_) | Value::Off => None,
         }
+    }
+
+    pub(super) fn flag(&self, name: &str) -> bool {
+        self.value(name) == Some(Value::Flag(true))
     }
 
     /// How many tables a list has.
@@ -340,7 +346,7 @@ fn written<'a>(node: &'a DeValue<'_>) -> Result<Written<'a>, String> {
             Err(_) => Written::Other("no whole number from 0 to 2^64"),
         },
         DeValue::Float(_) => Written::Other("a number with a fraction"),
-        DeValue::Boolean(_) => Written::Other("a truth value"),
+        DeValue::Boolean(flag) => Written::Flag(*flag),
         DeValue::Datetime(_) => Written::Other("a date"),
         DeValue::Table(_) => Written::Other("a table"),
         DeValue::Array(elements) => {

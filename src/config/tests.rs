@@ -60,8 +60,22 @@ const MISTAKES: &[(&str, &str)] = &[
     ("[tls]\ncert = \"x\"", "stomp-relay.toml:1: tls: unknown key"),
     ("rooms = []", "stomp-relay.toml:1: rooms: unknown key"),
     (
-        "[[endpoint]]\npath = \"/ws\"\nsockjs = true",
-        "stomp-relay.toml:3: endpoint.sockjs: unknown key",
+        "[[endpoint]]\npath = \"/ws\"\nsockjs = \"yes\"",
+        "stomp-relay.toml:3: endpoint.sockjs: is \"yes\", but takes true or false",
+    ),
+    (
+        "[[endpoint]]\npath = \"/ws\"\ntransports = [\"xhr\", \"flash\"]",
+        "stomp-relay.toml:3: endpoint.transports: \"flash\" is no transport; there are \
+             \"websocket\", \"xhr\",",
+    ),
+    (
+        "[[endpoint]]\npath = \"/ws\"\nallowed_origins = [\"https://a.example\"]\n\
+         transports = [\"jsonp\"]",
+        "stomp-relay.toml:4: endpoint.transports: \"jsonp\" cannot keep to allowed_origins;",
+    ),
+    (
+        "[[endpoint]]\npath = \"/ws\"\nbase_url = \"ftp://a\"",
+        "stomp-relay.toml:3: endpoint.base_url: \"ftp://a\" is no address; write",
     ),
     ("[notifications]\nself_follow = []", "stomp-relay.toml:1: notifications: unknown key"),
     ("[app]\nbuiltin_prefix = \"/\"", "stomp-relay.toml:1: app: unknown key"),

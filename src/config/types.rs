@@ -8,7 +8,7 @@ use std::time::Duration;
 use url::Url;
 
 use crate::auth::secret::Secret;
-pub use crate::http::AddressRange;
+pub use crate::http::{AddressRange, SockJsConfig, SockJsTransport};
 pub use crate::relay::rabbitmq::{QueueDeleted, Unroutable};
 pub use crate::session::{Errors, OnError};
 use crate::user as unread;
@@ -54,6 +54,8 @@ pub struct EndpointConfig {
     /// Every origin on a loopback host is allowed too (`--dev`).
     pub loopback_origins: bool,
     pub auth: EndpointAuth,
+    /// None: WebSocket only.
+    pub sockjs: Option<SockJsConfig>,
 }
 
 /// When a session must be logged in.
@@ -101,6 +103,12 @@ pub struct Limits {
     /// From a frame's first byte to its last.
     pub frame_time: Duration,
     pub http_head_time: Duration,
+    /// From the end of a request's head to the end of its body.
+    pub http_body_time: Duration,
+    /// Of one SockJS request or WebSocket message.
+    pub sockjs_body_bytes: usize,
+    /// Messages in one SockJS request or WebSocket message.
+    pub sockjs_messages: usize,
     pub outbound_bytes: usize,
     pub outbound_frames: usize,
     /// How long a socket may take nothing.

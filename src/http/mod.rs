@@ -3,9 +3,11 @@
 
 pub mod admin;
 mod api;
+mod guest;
 mod origin;
 mod problem;
 mod range;
+mod sockjs;
 mod upgrade;
 
 use std::convert::Infallible;
@@ -30,8 +32,10 @@ use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::session::driver::Services;
 use crate::transport::tcp;
+pub use guest::Service;
 pub use origin::{OriginRule, Origins};
 pub use range::AddressRange;
+pub use sockjs::{SockJs, SockJsConfig, SockJsTransport};
 
 /// Head and header limits of a request.
 const HEAD_BYTES: usize = 16 * 1024;
@@ -40,19 +44,22 @@ const HEADERS: usize = 100;
 const ACCEPT_PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
 /// A place where sessions begin.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Endpoint {
     pub path: String,
     pub origins: OriginRule,
     /// Nobody gets a session without a login at the upgrade.
     pub needs_login: bool,
+    /// None: WebSocket only.
+    pub sockjs: Option<SockJs>,
+    pub service: Service,
 }
 
 /// What the door knows.
 #[derive(Debug)]
 pub struct Front {
     pub services: Arc<Services>,
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Vec<Arc<Endpoint>>,
     pub origins: Origins,
     /// Whose `X-Forwarded-*` are believed.
     pub trusted: Vec<AddressRange>,
@@ -70,6 +77,16 @@ struct Peer {
 }
 
 impl Front {
+    /// The endpoint of that path: its own or, with SockJS, one below; the longest counts.
+    fn endpoint(&self, path: &str) -> Option<&Arc<Endpoint>> {
+        let serves = |endpoint: &&Arc<Endpoint>| {
+            path.strip_prefix(&endpoint.path).is_some_and(|rest| {
+                rest.is_empty() || rest.starts_with('/') && endpoint.sockjs.is_some()
+            })
+        };
+        self.endpoints.iter().filter(serves).max_by_key(|endpoint| endpoint.path.len())
+    }
+
     /// Who the client is: the connection's address, or behind trusted proxies the last address
     /// in `X-Forwarded-For` that no trusted proxy has.
     fn peer(&self, connection: IpAddr, headers: &HeaderMap) -> Peer {
@@ -177,9 +194,14 @@ async fn respond(
     connection: IpAddr,
 ) -> Response<Body> {
     let peer = front.peer(connection, request.headers());
-    let endpoint = front.endpoints.iter().find(|e| e.path == request.uri().path()).cloned();
-    if let Some(endpoint) = endpoint {
-        return upgrade::respond(&front, &endpoint, peer, request).await;
+    if let Some(endpoint) = front.endpoint(request.uri().path()).cloned() {
+        let is_own_path = request.uri().path() == endpoint.path;
+        return match &endpoint.sockjs {
+            Some(sockjs) if !is_own_path || !upgrade::is_upgrade(request.headers()) => {
+                sockjs::respond(&front, &endpoint, sockjs, peer, request).await
+            }
+            _ => upgrade::respond(&front, &endpoint, peer, request).await,
+        };
     }
     request.extensions_mut().insert(peer);
     let answer = router.oneshot(request.map(Body::new)).await;

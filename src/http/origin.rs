@@ -32,6 +32,13 @@ pub(super) enum Verdict {
     Malformed,
 }
 
+impl OriginRule {
+    /// Whether pages of any origin may come.
+    pub(super) fn is_any(&self) -> bool {
+        self.allowed.iter().any(|allowed| allowed == "*")
+    }
+}
+
 impl Origins {
     /// Judges a request. `is_proxied`: `X-Forwarded-Proto` and `-Host` are believed.
     pub(super) fn judge(
@@ -46,8 +53,11 @@ impl Origins {
         if origins.next().is_some() || origin.contains(',') {
             return Verdict::Malformed;
         }
+        if rule.is_any() {
+            return Verdict::Allowed;
+        }
         let Some(origin) = normal(origin) else { return Verdict::Denied };
-        let is_allowed = rule.allowed.iter().any(|allowed| allowed == "*" || *allowed == origin)
+        let is_allowed = rule.allowed.contains(&origin)
             || self.public.as_ref() == Some(&origin)
             || self.own(headers, is_proxied).as_ref() == Some(&origin)
             || rule.loopback && is_loopback(&origin);

@@ -1,9 +1,8 @@
-//! The WebSocket handshake and the interceptor before it (RFC 6455 section 4.2).
-//!
-//! Origin first, then who it is, then whether there is a place; only then 101. A refused upgrade
+//! The WebSocket handshake (RFC 6455 section 4.2), after which the interceptor decides. A refused upgrade
 //! closes the connection, so that bytes sent after it are never taken for a request (RFC 9931).
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use base64::Engine;
@@ -16,42 +15,72 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tungstenite::handshake::derive_accept_key;
 
-use crate::auth::{AuthError, Principal};
-use crate::session::driver::{Driver, Services};
-use crate::session::sessions::{NoPlace, Place};
+use crate::session::driver::Services;
 use crate::stomp::Version;
+use crate::transport::sockjs::framed::Framed;
 use crate::transport::websocket::frame::FrameReader;
 use crate::transport::{Framing, Transport};
 
-use super::origin::Verdict;
-use super::problem::{problem, refused};
+use super::guest::{self, Guest};
+use super::problem::problem;
 use super::{Endpoint, Front, Peer};
 
-/// Answers a request to an endpoint.
+/// What goes over the WebSocket.
+enum Content {
+    Stomp(Option<Version>),
+    SockJs(Duration),
+}
+
+/// Answers a request to an endpoint: STOMP on a WebSocket.
 pub(super) async fn respond(
     front: &Arc<Front>,
-    endpoint: &Endpoint,
+    endpoint: &Arc<Endpoint>,
     peer: Peer,
     request: Request<Incoming>,
 ) -> Response<Body> {
+    let subprotocol = subprotocol(request.headers());
+    let content = Content::Stomp(subprotocol.map(|(_, version)| version));
+    let mut response = upgrade(front, endpoint, peer, request, content).await;
+    if let Some((name, _)) = subprotocol
+        && response.status() == StatusCode::SWITCHING_PROTOCOLS
+    {
+        let name = HeaderValue::from_static(name);
+        response.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
+    response
+}
+
+/// The same for SockJS frames on a WebSocket. Its clients name no subprotocol.
+pub(super) async fn respond_framed(
+    front: &Arc<Front>,
+    endpoint: &Arc<Endpoint>,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let heartbeat = endpoint.sockjs.as_ref().map(|sockjs| sockjs.config.heartbeat_time);
+    let content = Content::SockJs(heartbeat.unwrap_or_default());
+    upgrade(front, endpoint, peer, request, content).await
+}
+
+async fn upgrade(
+    front: &Arc<Front>,
+    endpoint: &Arc<Endpoint>,
+    peer: Peer,
+    request: Request<Incoming>,
+    content: Content,
+) -> Response<Body> {
     let (parts, body) = request.into_parts();
     match admit(front, endpoint, peer, &parts).await {
-        Ok(Admitted { place, principal, accept }) => {
-            let subprotocol = subprotocol(&parts.headers);
+        Ok((guest, accept)) => {
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
             let headers = response.headers_mut();
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
             headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
             headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-            if let Some((name, _)) = subprotocol {
-                let name = HeaderValue::from_static(name);
-                headers.insert(header::SEC_WEBSOCKET_PROTOCOL, name);
-            }
             let request = Request::from_parts(parts, body);
-            let version = subprotocol.map(|(_, version)| version);
             // A task of its own, so that HTTP's ends and gives its buffers back.
-            tokio::spawn(run(front.services.clone(), place, principal, version, request));
+            tokio::spawn(run(front.services.clone(), guest, content, request));
             response
         }
         Err(mut response) => {
@@ -68,40 +97,21 @@ pub(super) async fn respond(
     }
 }
 
-struct Admitted {
-    place: Place,
-    principal: Option<Principal>,
-    accept: HeaderValue,
-}
-
 async fn admit(
     front: &Front,
     endpoint: &Endpoint,
     peer: Peer,
     parts: &Parts,
-) -> Result<Admitted, Response<Body>> {
+) -> Result<(Guest, HeaderValue), Response<Body>> {
     let accept = handshake(parts)?;
-    match front.origins.judge(&endpoint.origins, &parts.headers, peer.is_proxied) {
-        Verdict::Absent | Verdict::Allowed => {}
-        Verdict::Denied => {
-            return Err(problem(
-                StatusCode::FORBIDDEN,
-                "Pages of this origin may not connect; see endpoint.allowed_origins.",
-            ));
-        }
-        Verdict::Malformed => {
-            return Err(problem(StatusCode::BAD_REQUEST, "The Origin header is malformed."));
-        }
-    }
-    let services = &front.services;
-    let principal = services.authenticator.handshake(parts, peer.address).await;
-    let principal = principal.map_err(|error| refused(&error))?;
-    if principal.is_none() && endpoint.needs_login {
-        return Err(refused(&AuthError::Missing));
-    }
-    let user = principal.as_ref().map(|principal| &principal.name);
-    let place = services.sessions.enter(peer.address, user).map_err(no_place)?;
-    Ok(Admitted { place, principal, accept })
+    guest::judge_origin(front, endpoint, peer, &parts.headers)?;
+    let guest = guest::admit(front, endpoint, peer, parts).await?;
+    Ok((guest, accept))
+}
+
+/// Whether the request wants a WebSocket, right or wrong.
+pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::UPGRADE) || headers.contains_key(header::SEC_WEBSOCKET_KEY)
 }
 
 /// Checks the handshake and gives the answer to its key.
@@ -160,26 +170,8 @@ fn subprotocol(headers: &HeaderMap) -> Option<(&'static str, Version)> {
         .max_by_key(|(_, version)| *version)
 }
 
-fn no_place(reason: NoPlace) -> Response<Body> {
-    let (status, detail) = match reason {
-        NoPlace::Draining => (StatusCode::SERVICE_UNAVAILABLE, "The server is about to restart."),
-        NoPlace::Total => (StatusCode::SERVICE_UNAVAILABLE, "The server has no place left."),
-        NoPlace::Address => (StatusCode::TOO_MANY_REQUESTS, "Too many sessions from this address."),
-        NoPlace::User => (StatusCode::TOO_MANY_REQUESTS, "Too many sessions of this user."),
-    };
-    let mut response = problem(status, detail);
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
-    response
-}
-
 /// Waits for the upgrade and runs the session on the bare connection.
-async fn run(
-    services: Arc<Services>,
-    place: Place,
-    principal: Option<Principal>,
-    subprotocol: Option<Version>,
-    request: Request<Incoming>,
-) {
+async fn run(services: Arc<Services>, guest: Guest, content: Content, request: Request<Incoming>) {
     // Where the client has gone meanwhile, there is nobody to tell.
     let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
     let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
@@ -187,9 +179,23 @@ async fn run(
         return;
     };
     let early: Bytes = parts.read_buf;
-    let framing = Framing::WebSocket(FrameReader::new(services.limits.narrow_ws));
+    // Who needs no CONNECT has no narrow limits before it.
+    let limits = match guest {
+        Guest::Stomp { .. } => services.limits.narrow_read,
+        Guest::Custom(_) => services.limits.wide_read,
+    };
+    let (framing, subprotocol) = match content {
+        Content::Stomp(version) => {
+            (Framing::WebSocket(FrameReader::new(limits.websocket)), version)
+        }
+        Content::SockJs(heartbeat) => {
+            let fragments = limits.websocket.fragments;
+            let framed = Framed::new(limits.sockjs, fragments, heartbeat, Instant::now());
+            (Framing::SockJs(Box::new(framed)), None)
+        }
+    };
     let transport = Transport::new(parts.io.into_inner(), framing);
-    Driver::new(services, transport, place, subprotocol, principal, early).run().await;
+    guest.run(services, transport, subprotocol, early).await;
 }
 
 #[cfg(test)]

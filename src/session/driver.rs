@@ -24,8 +24,7 @@ use crate::relay::mailbox::{Entry, Event, Mailbox, Signals};
 use crate::stomp::{self, Decoder};
 use crate::telemetry::Metrics;
 use crate::ticker::Ticker;
-use crate::transport::websocket::frame::FrameLimits;
-use crate::transport::{Transport, tcp};
+use crate::transport::{Kind, ReadLimits, Transport};
 use crate::user::Users;
 
 use super::proof::{Proofs, Settled};
@@ -36,8 +35,8 @@ use super::{Action, After, Outgoing, Session, Settings, Wire};
 const TURN_BYTES: usize = 64 * 1024;
 /// Nothing is read while more than this waits for the socket.
 const OUT_BYTES: usize = 256 * 1024;
-/// TCP is asked this often what the peer's kernel has acknowledged.
-const TCP_PROOF: Duration = Duration::from_secs(1);
+/// The transport is asked this often what the other side has, where no PONG tells.
+const PROOF: Duration = Duration::from_secs(1);
 
 /// Never sent: there is nobody to send it to (RFC 6455 section 7.4.1).
 const LOST: u16 = 1006;
@@ -48,8 +47,8 @@ const SLOW_READER: (u16, &str) = (4500, "slow reader");
 pub struct ConnectionLimits {
     pub narrow: stomp::Limits,
     pub wide: stomp::Limits,
-    pub narrow_ws: FrameLimits,
-    pub wide_ws: FrameLimits,
+    pub narrow_read: ReadLimits,
+    pub wide_read: ReadLimits,
     /// How long the socket may take nothing while something waits.
     pub outbound_stall: Duration,
 }
@@ -132,7 +131,11 @@ impl Driver {
         early: Bytes,
     ) -> Self {
         let now = Instant::now();
-        let wire = if transport.is_websocket() { Wire::WebSocket } else { Wire::Tcp };
+        let wire = match transport.kind() {
+            Kind::Tcp => Wire::Tcp,
+            Kind::WebSocket => Wire::WebSocket,
+            Kind::SockJs => Wire::SockJs,
+        };
         let principal = principal.map(|who| {
             let until = expiry(&who, now);
             (who, until)
@@ -168,7 +171,7 @@ impl Driver {
     pub async fn run(mut self) {
         self.services.metrics.sessions_opened.inc();
         self.services.metrics.sessions.inc();
-        self.turn(|_, _| {});
+        self.turn(|driver, turn| driver.transport.put_open(&mut turn.scratch));
         while self.over.is_none() {
             let (wake, entries) = self.next().await;
             self.turn(|driver, turn| driver.handle(wake, entries, turn));
@@ -264,11 +267,14 @@ impl Driver {
         }
         self.follow_ping(now);
         self.session.tick(now, &mut turn.actions);
+        if !self.transport.tick(now, &mut turn.scratch) {
+            self.over.get_or_insert((LOST, "nobody receives"));
+        }
         let stall = self.services.limits.outbound_stall;
         if self.stalled.is_some_and(|since| now >= since + stall) {
             self.slow_reader();
         }
-        self.prove_tcp(turn);
+        self.ask_for_proof(turn);
     }
 
     /// The time for a PONG begins anew while the peer takes what lies before the PING: a slow
@@ -277,7 +283,7 @@ impl Driver {
         if !self.proofs.is_pinging() {
             return;
         }
-        let open = tcp::unacknowledged(self.transport.stream()).unwrap_or(0);
+        let open = self.transport.unacknowledged().unwrap_or(0);
         if open > 0 && open < self.unacknowledged {
             self.session.pinged(now);
         }
@@ -316,9 +322,11 @@ impl Driver {
 
     fn put_message(&mut self, head: &[u8], outgoing: Outgoing, turn: &mut Turn) {
         let Outgoing { message, own_id, after } = outgoing;
-        let tail = message.tail(self.session.version());
+        let version = self.session.version();
+        let is_json = self.transport.is_json();
+        let tail = if is_json { message.json_tail(version) } else { message.tail(version) };
         let tail = if own_id { tail.without_id() } else { tail.with_id() };
-        self.transport.put(&mut turn.scratch, message.is_text(), [head, tail]);
+        self.transport.put(&mut turn.scratch, message.is_text(), head, tail);
         turn.speaks = true;
         self.services.metrics.messages_delivered.inc();
         match after {
@@ -358,7 +366,7 @@ impl Driver {
             self.out.append(&mut turn.scratch);
         }
         let bytes = if is_fresh { &turn.scratch } else { &self.out };
-        let Ok(written) = self.transport.write(bytes) else {
+        let Ok(written) = self.transport.write(bytes, now) else {
             self.over.get_or_insert((LOST, "connection lost"));
             return;
         };
@@ -382,7 +390,7 @@ impl Driver {
             self.stalled.get_or_insert(now);
         }
         if is_new_ping {
-            self.unacknowledged = tcp::unacknowledged(self.transport.stream()).unwrap_or(0);
+            self.unacknowledged = self.transport.unacknowledged().unwrap_or(0);
         }
         turn.scratch.clear();
         for Settled { subscription, queue, tag } in self.proofs.written(written as u64) {
@@ -402,8 +410,10 @@ impl Driver {
     /// Arms the ticker for the earliest deadline.
     fn arm(&mut self) {
         let stall = self.stalled.map(|since| since + self.services.limits.outbound_stall);
-        let proof = self.proofs.wants_tcp().then(|| Instant::now() + TCP_PROOF);
-        let deadline = [self.session.deadline(), stall, proof].into_iter().flatten().min();
+        let proof = self.proofs.wants_asking().then(|| Instant::now() + PROOF);
+        let transport = self.transport.deadline();
+        let deadline =
+            [self.session.deadline(), transport, stall, proof].into_iter().flatten().min();
         if let Some(at) = deadline
             && self.armed.is_none_or(|armed| at < armed)
         {

@@ -2,7 +2,7 @@
 //!
 //! Browsers throttle the timers of hidden pages to one a minute, so a client's beat that is late
 //! proves nothing on WebSocket: there the other side's protocol stack is asked by a PING, which
-//! no page can delay. On TCP three silent intervals end the session.
+//! no page can delay. On TCP and over SockJS three silent intervals end the session.
 
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ const IDLE_PING: Duration = Duration::from_secs(25);
 pub enum Wire {
     WebSocket,
     Tcp,
+    /// SockJS over HTTP. No PING there, as on TCP.
+    SockJs,
 }
 
 /// Deadlines of one session.
@@ -90,7 +92,7 @@ impl Liveness {
     }
 
     fn ping_at(&self) -> Option<Instant> {
-        if self.wire == Wire::Tcp || self.pinged.is_some() {
+        if self.wire != Wire::WebSocket || self.pinged.is_some() {
             return None;
         }
         let silence = self.agreed.expect_every.map_or(IDLE_PING, |every| every.mul_f32(1.5));
@@ -100,7 +102,9 @@ impl Liveness {
     fn end_at(&self) -> Option<Instant> {
         match self.wire {
             Wire::WebSocket => self.pinged.map(|pinged| pinged + PONG_TIME),
-            Wire::Tcp => self.agreed.expect_every.map(|every| self.heard + 3 * every),
+            Wire::Tcp | Wire::SockJs => {
+                self.agreed.expect_every.map(|every| self.heard + 3 * every)
+            }
         }
     }
 }

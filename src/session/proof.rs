@@ -2,7 +2,7 @@
 //!
 //! A message that was pushed into a dead socket is not delivered. On WebSocket the answer to a
 //! PING proves all that was written before it; on TCP the kernel says what the peer's kernel has
-//! acknowledged. Deliveries of a broker's queue are settled once this side's kernel took them.
+//! acknowledged; over SockJS the client's next request proves what the one before it got. Deliveries of a broker's queue are settled once this side's kernel took them.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -113,12 +113,12 @@ impl Proofs {
         }
     }
 
-    /// Whether the kernel is to be asked what has arrived.
-    pub(super) fn wants_tcp(&self) -> bool {
-        self.wire == Wire::Tcp && !self.unproven.is_empty()
+    /// Whether the transport is to be asked what has arrived.
+    pub(super) fn wants_asking(&self) -> bool {
+        self.wire != Wire::WebSocket && !self.unproven.is_empty()
     }
 
-    /// `open` bytes that the kernel took are not acknowledged.
+    /// `open` bytes that the transport took are not acknowledged.
     pub(super) fn acknowledged(&mut self, open: u64) {
         let arrived = self.written.saturating_sub(open);
         self.prove_first(self.unproven.partition_point(|unproven| unproven.end <= arrived));
@@ -189,7 +189,7 @@ mod tests {
         proofs.written(5);
         proofs.acknowledged(0);
         assert_eq!(proofs.take_proven().len(), 1);
-        assert!(!proofs.wants_tcp());
+        assert!(!proofs.wants_asking());
     }
 
     #[test]

@@ -1,150 +1,309 @@
-//! Bytes in and out of one connection: plain TCP, or WebSocket on it.
+//! Bytes in and out of one connection: plain TCP, WebSocket on it, SockJS on that, or the many
+//! requests of a SockJS session over HTTP.
 
+mod socket;
+pub mod sockjs;
 pub mod tcp;
 pub mod websocket;
 
 use std::cell::RefCell;
 use std::io;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
 
-use websocket::frame::{FrameReader, Opcode, WsError, WsEvent};
+use sockjs::escape;
+use sockjs::framed::Framed;
+use sockjs::payload::PayloadLimits;
+use sockjs::registry::Registered;
+use websocket::frame::{self, FrameLimits, FrameReader, Opcode, WsError, WsEvent};
 
-/// Read at once, into a buffer of the thread.
-const READ_BYTES: usize = 64 * 1024;
-/// Below this the thread's buffer is renewed.
-const READ_AT_LEAST: usize = 8 * 1024;
+/// A restart may not wait longer for a request to take its good-bye.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 thread_local! {
-    static READ_BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+    static ESCAPED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How frames lie on the stream.
+/// How frames lie on a stream.
 #[derive(Debug)]
 pub enum Framing {
     Tcp,
     WebSocket(FrameReader),
+    SockJs(Box<Framed>),
 }
 
 /// Something that came in.
 #[derive(Debug)]
 pub enum Incoming {
-    /// Bytes of STOMP.
+    /// Bytes of STOMP. With SockJS whole messages.
     Data(Bytes),
     Ping(Bytes),
     Pong(Bytes),
     Close,
 }
 
+/// The other side breaks the transport's rules: how the connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken {
+    pub code: u16,
+    pub reason: &'static str,
+}
+
+impl From<WsError> for Broken {
+    fn from(error: WsError) -> Self {
+        Self { code: error.close_code(), reason: "WebSocket protocol" }
+    }
+}
+
+/// What may be sent in one piece.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimits {
+    pub websocket: FrameLimits,
+    pub sockjs: PayloadLimits,
+}
+
+/// What a transport can do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Tcp,
+    /// Has PING and PONG.
+    WebSocket,
+    /// Is many requests.
+    SockJs,
+}
+
 /// One connection.
 #[derive(Debug)]
 pub struct Transport {
-    stream: TcpStream,
-    framing: Framing,
+    line: Line,
+}
+
+#[derive(Debug)]
+enum Line {
+    Socket { stream: TcpStream, framing: Framing },
+    Pipe(Registered),
 }
 
 impl Transport {
     #[must_use]
     pub fn new(stream: TcpStream, framing: Framing) -> Self {
-        Self { stream, framing }
+        Self { line: Line::Socket { stream, framing } }
+    }
+
+    /// A SockJS session over HTTP.
+    #[must_use]
+    pub fn over_http(session: Registered) -> Self {
+        Self { line: Line::Pipe(session) }
+    }
+
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match &self.line {
+            Line::Socket { framing: Framing::Tcp, .. } => Kind::Tcp,
+            Line::Socket { .. } => Kind::WebSocket,
+            Line::Pipe(_) => Kind::SockJs,
+        }
+    }
+
+    /// Whether what is written is JSON strings, and so text only.
+    #[must_use]
+    pub fn is_json(&self) -> bool {
+        matches!(&self.line, Line::Pipe(_) | Line::Socket { framing: Framing::SockJs(_), .. })
     }
 
     /// Reads what is there. `Ready(Ok(None))` is the end of the stream.
     pub fn poll_read(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<BytesMut>>> {
-        loop {
-            std::task::ready!(self.stream.poll_read_ready(cx))?;
-            let result = READ_BUFFER.with_borrow_mut(|buffer| {
-                if buffer.capacity() < READ_AT_LEAST {
-                    buffer.reserve(READ_BYTES);
-                }
-                let count = self.stream.try_read_buf(buffer)?;
-                Ok((count > 0).then(|| buffer.split()))
-            });
-            match result {
-                Err(error) if would_block(&error) => {}
-                result => return Poll::Ready(result),
+        match &self.line {
+            Line::Socket { stream, .. } => socket::poll_read(stream, cx),
+            Line::Pipe(session) => {
+                session.pipe().poll_read(cx).map_ok(|is_open| is_open.then(BytesMut::new))
             }
         }
     }
 
-    /// Waits until the kernel takes bytes again.
+    /// Waits until bytes are taken again.
     pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.poll_write_ready(cx)
+        match &self.line {
+            Line::Socket { stream, .. } => stream.poll_write_ready(cx),
+            Line::Pipe(session) => session.pipe().poll_writable(cx),
+        }
     }
 
-    /// Writes what the kernel takes at once.
+    /// Writes what is taken at once.
     ///
     /// # Errors
     /// Where the connection is gone.
-    pub fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let mut written = 0;
-        while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
-            match self.stream.try_write(rest) {
-                Ok(count) => written += count,
-                Err(error) if would_block(&error) => break,
-                Err(error) => return Err(error),
+    pub fn write(&mut self, bytes: &[u8], now: Instant) -> io::Result<usize> {
+        match &mut self.line {
+            Line::Socket { stream, framing } => {
+                if let Framing::SockJs(framed) = framing {
+                    framed.wrote = now;
+                }
+                socket::write(stream, bytes)
             }
+            Line::Pipe(session) => session.pipe().write(bytes),
         }
-        Ok(written)
     }
 
     /// The next thing in bytes that were read.
     ///
     /// # Errors
-    /// Where they break RFC 6455.
-    pub fn incoming(&mut self, bytes: &mut BytesMut) -> Result<Option<Incoming>, WsError> {
-        match &mut self.framing {
-            Framing::Tcp => Ok((!bytes.is_empty()).then(|| Incoming::Data(bytes.split().freeze()))),
-            Framing::WebSocket(reader) => Ok(reader.next(bytes)?.map(|event| match event {
-                WsEvent::Data(data) => Incoming::Data(data),
-                WsEvent::Ping(payload) => Incoming::Ping(payload),
-                WsEvent::Pong(payload) => Incoming::Pong(payload),
-                WsEvent::Close { .. } => Incoming::Close,
-            })),
-        }
+    /// Where they break the rules.
+    pub fn incoming(&mut self, bytes: &mut BytesMut) -> Result<Option<Incoming>, Broken> {
+        let event = match &mut self.line {
+            Line::Socket { framing: Framing::Tcp, .. } => {
+                return Ok((!bytes.is_empty()).then(|| Incoming::Data(bytes.split().freeze())));
+            }
+            Line::Socket { framing: Framing::WebSocket(reader), .. } => reader.next(bytes)?,
+            Line::Socket { framing: Framing::SockJs(framed), .. } => framed.next(bytes)?,
+            Line::Pipe(session) => return Ok(session.pipe().next().map(Incoming::Data)),
+        };
+        Ok(event.map(|event| match event {
+            WsEvent::Data(data) => Incoming::Data(data),
+            WsEvent::Ping(payload) => Incoming::Ping(payload),
+            WsEvent::Pong(payload) => Incoming::Pong(payload),
+            WsEvent::Close { .. } => Incoming::Close,
+        }))
     }
 
-    /// Appends one STOMP frame made of parts.
-    pub fn put(&self, out: &mut Vec<u8>, is_text: bool, parts: [&[u8]; 2]) {
-        if let Framing::WebSocket(_) = self.framing {
-            let opcode = if is_text { Opcode::Text } else { Opcode::Binary };
-            websocket::frame::write_head(out, opcode, parts.iter().map(|part| part.len()).sum());
+    /// Appends what the conversation begins with, where it does with something.
+    pub fn put_open(&self, out: &mut Vec<u8>) {
+        self.put_sign(out, b"o");
+    }
+
+    /// Appends one STOMP frame made of a head and a tail. The tail is what
+    /// [`Transport::is_json`] says: escaped as JSON already, or as it is.
+    pub fn put(&self, out: &mut Vec<u8>, is_text: bool, head: &[u8], tail: &[u8]) {
+        match &self.line {
+            Line::Socket { framing: Framing::Tcp, .. } => out.extend_from_slice(head),
+            Line::Socket { framing: Framing::WebSocket(_), .. } => {
+                let opcode = if is_text { Opcode::Text } else { Opcode::Binary };
+                frame::write_head(out, opcode, head.len() + tail.len());
+                out.extend_from_slice(head);
+            }
+            Line::Socket { framing: Framing::SockJs(_), .. } => {
+                ESCAPED.with_borrow_mut(|escaped| {
+                    escaped.clear();
+                    escape::push(escaped, head);
+                    frame::write_head(out, Opcode::Text, escaped.len() + tail.len() + 5);
+                    out.extend_from_slice(b"a[\"");
+                    out.extend_from_slice(escaped);
+                    out.extend_from_slice(tail);
+                    out.extend_from_slice(b"\"]");
+                })
+            }
+            Line::Pipe(_) => {
+                out.push(b'"');
+                escape::push(out, head);
+                out.extend_from_slice(tail);
+                out.extend_from_slice(b"\"\n");
+            }
         }
-        parts.iter().for_each(|part| out.extend_from_slice(part));
+        if !self.is_json() {
+            out.extend_from_slice(tail);
+        }
     }
 
     /// Appends the end of the conversation, where the framing has one.
     pub fn put_close(&self, out: &mut Vec<u8>, code: u16, reason: &str) {
-        if let Framing::WebSocket(_) = self.framing {
-            websocket::frame::write_close(out, code, reason);
+        let Line::Socket { framing, .. } = &self.line else { return };
+        if let Framing::SockJs(_) = framing {
+            let mut frame = Vec::new();
+            sockjs::push_close(&mut frame, code, reason);
+            self.put_sign(out, &frame);
+        }
+        if !matches!(framing, Framing::Tcp) {
+            frame::write_close(out, code, reason);
         }
     }
 
-    /// The reader's limits, where the framing has some.
-    pub fn set_limits(&mut self, limits: websocket::frame::FrameLimits) {
-        if let Framing::WebSocket(reader) = &mut self.framing {
-            reader.set_limits(limits);
+    /// A SockJS frame that is no array, where it goes over a WebSocket.
+    fn put_sign(&self, out: &mut Vec<u8>, sign: &[u8]) {
+        if let Line::Socket { framing: Framing::SockJs(_), .. } = self.line {
+            frame::write_head(out, Opcode::Text, sign.len());
+            out.extend_from_slice(sign);
         }
     }
 
+    /// When [`Transport::tick`] is to be called.
     #[must_use]
-    pub fn is_websocket(&self) -> bool {
-        matches!(self.framing, Framing::WebSocket(_))
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.line {
+            Line::Socket { framing: Framing::SockJs(framed), .. } => Some(framed.deadline()),
+            Line::Socket { .. } => None,
+            Line::Pipe(session) => session.pipe().deadline(),
+        }
     }
 
-    #[must_use]
-    pub fn stream(&self) -> &TcpStream {
-        &self.stream
+    /// Appends what is due; `false` where the other side has been away for too long.
+    pub fn tick(&mut self, now: Instant, out: &mut Vec<u8>) -> bool {
+        let is_due = self.deadline().is_some_and(|at| at <= now);
+        match &mut self.line {
+            Line::Socket { framing: Framing::SockJs(framed), .. } if is_due => {
+                framed.wrote = now;
+                self.put_sign(out, b"h");
+                true
+            }
+            Line::Socket { .. } => true,
+            Line::Pipe(_) => !is_due,
+        }
     }
 
-    #[must_use]
-    pub fn into_stream(self) -> TcpStream {
-        self.stream
+    /// The limits of what is read.
+    pub fn set_limits(&mut self, limits: ReadLimits) {
+        match &mut self.line {
+            Line::Socket { framing: Framing::Tcp, .. } => {}
+            Line::Socket { framing: Framing::WebSocket(reader), .. } => {
+                reader.set_limits(limits.websocket);
+            }
+            Line::Socket { framing: Framing::SockJs(framed), .. } => {
+                framed.set_limits(limits.sockjs);
+            }
+            Line::Pipe(session) => session.pipe().set_limits(limits.sockjs),
+        }
     }
-}
 
-fn would_block(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::WouldBlock
+    /// Bytes that were written and that the other side is not known to have.
+    #[must_use]
+    pub fn unacknowledged(&self) -> Option<u64> {
+        match &self.line {
+            Line::Socket { stream, .. } => tcp::unacknowledged(stream).ok(),
+            Line::Pipe(session) => Some(session.pipe().unproven()),
+        }
+    }
+
+    /// Says good-bye as far as it is taken at once.
+    pub fn part(&mut self, out: &mut Vec<u8>, code: u16, reason: &str) {
+        match &self.line {
+            Line::Socket { stream, .. } => {
+                self.put_close(out, code, reason);
+                // One that is gone meanwhile needs no good-bye.
+                if let Ok(written) = socket::write(stream, out) {
+                    out.drain(..written);
+                }
+            }
+            Line::Pipe(session) => session.pipe().close(&std::mem::take(out), code, reason),
+        }
+    }
+
+    /// Waits, not long, until the good-bye is on its way: before that the process should not end.
+    pub async fn parted(&self) {
+        if let Line::Pipe(session) = &self.line {
+            session.pipe().taken(FAREWELL).await;
+        }
+    }
+
+    /// Writes the rest and waits a little for the other side to close too.
+    pub async fn finish(self, out: Vec<u8>) {
+        match self.line {
+            Line::Socket { stream, framing } => {
+                socket::finish(stream, !matches!(framing, Framing::Tcp), &out).await;
+            }
+            // Requests that come later are told that it is closed.
+            Line::Pipe(session) => session.pipe().forgotten().await,
+        }
+    }
 }

@@ -281,8 +281,8 @@ fn frames_that_break_rfc_6455_are_answered_by_their_code() {
 
 #[test]
 fn the_door_answers_what_is_no_handshake() {
-    let config =
-        "[[endpoint]]\npath = \"/ws\"\n[[endpoint]]\npath = \"/closed\"\nauth = \"handshake\"";
+    let config = "[[endpoint]]\npath = \"/ws\"\n[[endpoint]]\npath = \"/closed\"\nauth = \"handshake\"\n\
+         [[endpoint]]\npath = \"/plain\"\nsockjs = false";
     let relay = Setup::new().config(config).start();
     let address = relay.http_address();
     let host = format!("Host: {address}\r\n");
@@ -301,7 +301,11 @@ fn the_door_answers_what_is_no_handshake() {
             ("/closed", "Authorization: Basic YWxpY2U6d3Jvbmc=\r\n", 401),
             ("/closed", "Authorization: Basic YWxpY2U6YWxpY2U=\r\n", 101),
             ("/closed", "Authorization: Basic ???\r\n", 401),
-            ("/ws/", "", 404),
+            // With SockJS that is a greeting.
+            ("/ws/", "", 200),
+            ("/plain", "", 101),
+            ("/plain/", "", 404),
+            ("/plain/websocket", "", 404),
             ("/WS", "", 404),
             ("//ws", "", 404),
             ("/./ws", "", 404),
@@ -318,7 +322,8 @@ fn the_door_answers_what_is_no_handshake() {
         }
         let plain =
             |line: &str, more: &str| Raw::http(&relay, &format!("{line}\r\n{host}{more}\r\n")).0;
-        assert_eq!(plain("GET /ws HTTP/1.1", ""), 400);
+        assert_eq!(plain("GET /ws HTTP/1.1", ""), 200);
+        assert_eq!(plain("GET /plain HTTP/1.1", ""), 400);
         assert_eq!(plain("GET /ws HTTP/1.1", "Upgrade: h2c\r\nConnection: upgrade\r\n"), 400);
         assert_eq!(plain("POST /ws HTTP/1.1", "Content-Length: 0\r\n"), 405);
         assert_eq!(plain("GARBAGE", ""), 400);

@@ -288,7 +288,7 @@ fn lives() -> impl Strategy<Value = Life> {
         1 => Just(Passing::ToJustBefore),
     ];
     (
-        prop::sample::select(vec![Wire::Tcp, Wire::WebSocket]),
+        prop::sample::select(vec![Wire::Tcp, Wire::WebSocket, Wire::SockJs]),
         prop::bool::weighted(0.9),
         prop::option::of(prop::sample::select(vec![OnError::Close, OnError::Message])),
         one_of(&["0,0", "0,0", "0,10000", "10000,0", "9999999999,9999999999"]),

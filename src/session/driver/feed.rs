@@ -6,8 +6,9 @@ use bytes::Bytes;
 
 use crate::session::Violation;
 use crate::stomp::DecoderEvent;
-use crate::transport::Incoming;
+use crate::transport::sockjs::is_stringified;
 use crate::transport::websocket::frame;
+use crate::transport::{Incoming, Kind};
 
 use super::{Driver, Held, Services, Turn};
 
@@ -30,9 +31,14 @@ impl Driver {
             }
             match self.transport.incoming(&mut raw) {
                 Ok(None) => break,
-                Ok(Some(incoming)) => data = self.incoming(incoming, now, turn),
+                Ok(Some(incoming)) => {
+                    data = self.incoming(incoming, now, turn);
+                    if self.over.is_some() {
+                        return;
+                    }
+                }
                 Err(error) => {
-                    self.over.get_or_insert((error.close_code(), "WebSocket protocol"));
+                    self.over.get_or_insert((error.code, error.reason));
                     return;
                 }
             }
@@ -42,7 +48,7 @@ impl Driver {
 
     fn incoming(&mut self, incoming: Incoming, now: Instant, turn: &mut Turn) -> Bytes {
         match incoming {
-            Incoming::Data(data) => return data,
+            Incoming::Data(data) => return self.data(data, turn),
             Incoming::Ping(payload) => frame::write_pong(&mut turn.scratch, &payload),
             Incoming::Pong(payload) => {
                 self.session.ponged(now);
@@ -54,6 +60,25 @@ impl Driver {
             }
         }
         Bytes::new()
+    }
+
+    /// Bytes of STOMP. Over SockJS they are text, and what a page made a string of by mistake must
+    /// not be glued to the next frame.
+    fn data(&mut self, data: Bytes, turn: &mut Turn) -> Bytes {
+        if self.transport.kind() == Kind::SockJs {
+            self.services.metrics.bytes_received.inc_by(data.len() as u64);
+        }
+        if self.transport.is_json() && !self.decoder.in_frame() && is_stringified(&data) {
+            let violation = Violation::new(
+                "SockJS carries text only",
+                "A binary frame became a text on its way. Send bodies as text, for instance as \
+                 base64, or connect by WebSocket.\n",
+            );
+            self.session.garbled(violation, &mut turn.actions);
+            self.perform(turn);
+            return Bytes::new();
+        }
+        data
     }
 
     /// One frame or part of one; `false` where nothing more is to be read.

@@ -6,7 +6,7 @@ use crate::auth::{AuthError, Principal};
 use crate::relay::mailbox::{Event, Submit, Token};
 use crate::session::{Action, Outgoing};
 use crate::stomp::{Frame, Headers, encode};
-use crate::transport::{tcp, websocket::frame};
+use crate::transport::websocket::frame;
 
 use super::{Driver, Turn, expiry};
 
@@ -130,7 +130,7 @@ impl Driver {
 
     /// Text of the server's own.
     fn put(&self, text: &[u8], turn: &mut Turn) {
-        self.transport.put(&mut turn.scratch, true, [text, b""]);
+        self.transport.put(&mut turn.scratch, true, text, b"");
         turn.speaks = true;
     }
 
@@ -138,7 +138,7 @@ impl Driver {
         let limits = &self.services.limits;
         self.decoder.set_limits(limits.wide);
         self.decoder.set_version(self.session.version());
-        self.transport.set_limits(limits.wide_ws);
+        self.transport.set_limits(limits.wide_read);
     }
 
     /// Login takes its time elsewhere; the answer comes by the mailbox.
@@ -183,9 +183,9 @@ impl Driver {
         self.perform(turn);
     }
 
-    pub(super) fn prove_tcp(&mut self, turn: &mut Turn) {
-        if self.proofs.wants_tcp()
-            && let Ok(open) = tcp::unacknowledged(self.transport.stream())
+    pub(super) fn ask_for_proof(&mut self, turn: &mut Turn) {
+        if self.proofs.wants_asking()
+            && let Some(open) = self.transport.unacknowledged()
         {
             self.proofs.acknowledged(open);
             self.proven(turn);

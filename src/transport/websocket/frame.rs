@@ -137,6 +137,8 @@ pub struct FrameReader {
     mask: [u8; 4],
     carry: Utf8Carry,
     message: Message,
+    /// Messages that began.
+    number: u32,
     is_final: bool,
     partial: Option<Box<Partial>>,
 }
@@ -168,6 +170,7 @@ impl FrameReader {
             mask: [0; 4],
             carry: Utf8Carry::default(),
             message: Message::None,
+            number: 0,
             is_final: true,
             partial: None,
         }
@@ -176,6 +179,18 @@ impl FrameReader {
     /// Limits from the next frame's head on.
     pub fn set_limits(&mut self, limits: FrameLimits) {
         self.limits = limits;
+    }
+
+    /// Counts messages: another one than before has begun where it differs.
+    #[must_use]
+    pub fn message_number(&self) -> u32 {
+        self.number
+    }
+
+    /// Whether the message that began last is complete.
+    #[must_use]
+    pub fn is_between_messages(&self) -> bool {
+        self.message == Message::None
     }
 
     /// Takes bytes from the front of `input`, unmasking them in place, and returns the next event;
@@ -279,6 +294,7 @@ impl FrameReader {
 
     fn begin_message(&mut self, message: Message) {
         self.message = message;
+        self.number = self.number.wrapping_add(1);
         self.message_bytes = 0;
         self.fragments = 0;
     }

@@ -31,7 +31,7 @@ failures=()
 declare -A url pid extra started
 
 scripts/need.sh cargo cc
-cargo build --release --locked -p stomp-relay --bin stomp-relay -p stomp-bench
+cargo build --release --locked -p stomp-relay -p stomp-bench --bin stomp-relay --bin stomp-bench
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || scripts/install-test-tools.sh
 mkdir -p target/bench
 : >"$results"

@@ -12,7 +12,7 @@ DEMO_SOURCES := $(wildcard $(DEMO)/src/* $(DEMO)/build.mjs)
 .PHONY: help build demo run run-rabbitmq test fmt clippy clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 build: ## build the relay (RELEASE=1: optimised)
 	@scripts/need.sh cargo cc

@@ -205,6 +205,7 @@ impl Advice<'_> {
             _ if came.starts_with(b"ERROR\n") || came.starts_with(b"ERROR\r\n") => {
                 "a plain STOMP server answers there; use tcp://".into()
             }
+            _ if let Some(status) = old_status(came) => self.status(status, &HeaderMap::new()),
             _ if came.starts_with(b"HTTP/") => format!(
                 "its answer to the request for a WebSocket is none ({})",
                 one_line(&error.to_string())
@@ -300,13 +301,24 @@ impl Advice<'_> {
     }
 }
 
+/// Of an answer in HTTP/1.0, which no WebSocket follows whatever the status is.
+fn old_status(came: &[u8]) -> Option<StatusCode> {
+    let status = came.strip_prefix(b"HTTP/1.0 ")?.get(..3)?;
+    StatusCode::from_bytes(status).ok()
+}
+
 /// What is known by how it begins.
 fn kind_of(came: &[u8]) -> String {
-    let name =
-        [(&b"SSH-"[..], "SSH"), (b"AMQP", "AMQP"), (b"HTTP/", "HTTP"), (b"220 ", "SMTP or FTP")]
-            .into_iter()
-            .find(|(start, _)| came.starts_with(start))
-            .map(|(_, name)| format!("{name}: "));
+    let name = [
+        (&b"SSH-"[..], "SSH"),
+        (b"AMQP", "AMQP"),
+        (b"HTTP/", "HTTP"),
+        (b"220 ", "SMTP or FTP"),
+        (b"<!DOCTYPE", "HTML"),
+    ]
+    .into_iter()
+    .find(|(start, _)| came.starts_with(start))
+    .map(|(_, name)| format!("{name}: "));
     format!("{}{}", name.unwrap_or_default(), shown(came))
 }
 

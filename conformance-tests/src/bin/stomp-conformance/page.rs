@@ -102,8 +102,16 @@ fn counts<'a>(played: impl Iterator<Item = &'a &'a Played>) -> String {
 
 fn summary(servers: &[Server<'_>]) -> String {
     let mut out = String::from("\n## Summary\n\n");
-    out.push_str("Passed / failed / failed as the list of known differences says. A case counts\n");
+    let ids = servers.iter().flat_map(|server| &server.played).map(|played| &played.id);
+    let count = ids.collect::<BTreeSet<_>>().len();
+    out.push_str(&format!(
+        "Passed / failed / failed as the list of known differences says. Of {count} cases each counts\n"
+    ));
     out.push_str("once for each version and transport in which it was played.\n\n");
+    out.push_str(
+        "must, should, may: as binding as the specification says. field: not in it, but\n",
+    );
+    out.push_str("clients rely on it.\n\n");
     let labels = servers.iter().map(|server| text(server.label));
     out.push_str(&row(std::iter::once("level".to_owned()).chain(labels)));
     out.push_str(&row(std::iter::repeat_n("---", servers.len() + 1)));

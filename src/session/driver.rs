@@ -167,8 +167,18 @@ impl Driver {
         }
     }
 
-    /// Runs the session to its end.
-    pub async fn run(mut self) {
+    /// Runs the session to its end. What waits is a pointer and little more: a task keeps room for
+    /// the largest thing its future ever holds, and most sessions do nothing most of the time.
+    pub fn run(self) -> impl Future<Output = ()> + Send + 'static {
+        let mut driver = Box::new(self);
+        async move {
+            driver.converse().await;
+            let goodbye = Box::pin(driver.linger());
+            goodbye.await;
+        }
+    }
+
+    async fn converse(&mut self) {
         self.services.metrics.sessions_opened.inc();
         self.services.metrics.sessions.inc();
         self.turn(|driver, turn| driver.transport.put_open(&mut turn.scratch));
@@ -177,7 +187,6 @@ impl Driver {
             self.turn(|driver, turn| driver.handle(wake, entries, turn));
         }
         self.end();
-        self.linger().await;
     }
 
     async fn next(&mut self) -> (Wake, Vec<Entry>) {
@@ -439,4 +448,20 @@ impl Driver {
 fn expiry(principal: &Principal, now: Instant) -> Option<Instant> {
     let left = principal.expires_at?.duration_since(SystemTime::now()).unwrap_or_default();
     now.checked_add(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_run<F: Future>(_: fn(Driver) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_waiting_session_is_small() {
+        let (waiting, driver) = (size_of_run(Driver::run), size_of::<Driver>());
+        assert!(waiting <= 512, "a session's future has {waiting} bytes");
+        assert!(driver <= 1024, "a driver has {driver} bytes");
+    }
 }

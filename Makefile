@@ -71,3 +71,17 @@ fuzz-seeds: ## write the fuzzer's corpus anew from the conformance transcripts
 	@exec fuzz/seeds.sh
 
 .PHONY: fuzz fuzz-seeds
+
+SOCKJS := system-tests/sockjs-clients
+
+$(SOCKJS)/node_modules/.package-lock.json: $(SOCKJS)/package.json $(SOCKJS)/package-lock.json
+	@scripts/need.sh node npm
+	cd $(SOCKJS) && npm ci --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+sockjs-clients: $(SOCKJS)/node_modules/.package-lock.json $(DEMO)/node_modules/.package-lock.json
+
+sockjs-matrix: build sockjs-clients ## every SockJS client and transport, also behind nginx (needs Maven Central)
+	@exec scripts/sockjs-matrix.sh $(RELAY)
+
+.PHONY: sockjs-clients sockjs-matrix

@@ -143,3 +143,13 @@ if [ "$status" -eq 0 ]; then
         --test-reporter=tap --test-reporter-destination="$tap" \
         stomp-js-demo/test/
 fi
+check "the SockJS clients" sockjs-clients.log make --no-print-directory sockjs-clients
+if [ "$status" -eq 0 ]; then
+    # One file after the other: on a busy machine a client takes a slow transport for a broken one.
+    node_tests "SockJS clients in Chromium and Node, also behind nginx" sockjs.log \
+        env RELAY="$PWD/target/debug/stomp-relay" \
+        node --test --test-concurrency=1 \
+        --test-reporter=spec --test-reporter-destination=stdout \
+        --test-reporter=tap --test-reporter-destination="$tap" \
+        system-tests/sockjs-clients/test/
+fi

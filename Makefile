@@ -12,7 +12,7 @@ DEMO_SOURCES := $(wildcard $(DEMO)/src/* $(DEMO)/build.mjs)
 .PHONY: help build demo run run-rabbitmq test fmt clippy clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 
 build: ## build the relay (RELEASE=1: optimised)
 	@scripts/need.sh cargo cc
@@ -71,3 +71,30 @@ fuzz-seeds: ## write the fuzzer's corpus anew from the conformance transcripts
 	@exec fuzz/seeds.sh
 
 .PHONY: fuzz fuzz-seeds
+
+SOCKJS := system-tests/sockjs-clients
+
+$(SOCKJS)/node_modules/.package-lock.json: $(SOCKJS)/package.json $(SOCKJS)/package-lock.json
+	@scripts/need.sh node npm
+	cd $(SOCKJS) && npm ci --no-audit --no-fund --ignore-scripts
+	@touch $@
+
+sockjs-clients: $(SOCKJS)/node_modules/.package-lock.json $(DEMO)/node_modules/.package-lock.json
+
+sockjs-matrix: build sockjs-clients ## every SockJS client and transport, also behind nginx (needs Maven Central)
+	@exec scripts/sockjs-matrix.sh $(RELAY)
+
+.PHONY: sockjs-clients sockjs-matrix
+
+bench: ## measure relay, RabbitMQ and floors (20 minutes, a quiet machine); writes docs/performance.md
+	@exec scripts/bench.sh full
+
+bench-quick: ## the same, shorter: one round in two minutes
+	@exec scripts/bench.sh quick
+
+instructions: ## count the instructions of the message path and compare them with the baseline
+	@scripts/need.sh cargo cc valgrind
+	cargo build --release --locked -p benches
+	target/release/instructions
+
+.PHONY: bench bench-quick instructions

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need and this machine lacks: RabbitMQ, Redis, nginx, Chromium, from
-# Debian. Services of the packages installed here are neither started now nor at the next boot;
+# Installs what the tests need and this machine lacks: RabbitMQ, Redis, nginx, Chromium,
+# valgrind, from Debian. Services of the packages installed here are neither started now nor at the next boot;
 # services that were there before are left as they are.
 set -euo pipefail
 
@@ -9,6 +9,7 @@ missing=()
 command -v redis-server >/dev/null || missing+=(redis-server)
 [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null || missing+=(nginx)
 [ -x "${CHROMIUM:-/usr/bin/chromium}" ] || missing+=(chromium)
+command -v valgrind >/dev/null || missing+=(valgrind)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 [ "${#missing[@]}" -gt 0 ] || exit 0
 

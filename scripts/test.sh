@@ -133,6 +133,11 @@ check "formatting" fmt.log cargo fmt --all --check
 check "lints" clippy.log cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo_tests "Rust tests (own RabbitMQ and Redis where they need them)" cargo.log \
     cargo test --workspace --locked --no-fail-fast
+check "the message path's instructions, built" instructions-build.log \
+    cargo build --release --locked -p benches
+if [ "$status" -eq 0 ]; then
+    check "the message path's instructions" instructions.log target/release/instructions
+fi
 check "the relay for the browser tests" build.log cargo build --locked --bin stomp-relay
 check "the demo page" demo.log make --no-print-directory demo
 if [ "$status" -eq 0 ]; then
@@ -142,4 +147,14 @@ if [ "$status" -eq 0 ]; then
         --test-reporter=spec --test-reporter-destination=stdout \
         --test-reporter=tap --test-reporter-destination="$tap" \
         stomp-js-demo/test/
+fi
+check "the SockJS clients" sockjs-clients.log make --no-print-directory sockjs-clients
+if [ "$status" -eq 0 ]; then
+    # One file after the other: on a busy machine a client takes a slow transport for a broken one.
+    node_tests "SockJS clients in Chromium and Node, also behind nginx" sockjs.log \
+        env RELAY="$PWD/target/debug/stomp-relay" \
+        node --test --test-concurrency=1 \
+        --test-reporter=spec --test-reporter-destination=stdout \
+        --test-reporter=tap --test-reporter-destination="$tap" \
+        system-tests/sockjs-clients/test/
 fi

@@ -15,6 +15,11 @@ await build({
   format: "esm",
   target: ["chrome109", "firefox115", "safari16"],
   legalComments: "linked",
+  // What sockjs-client expects of its own build.
+  define: { global: "globalThis", "process.env.NODE_ENV": '"production"' },
   outdir: out,
 });
 await copyFile(`${src}index.html`, `${out}index.html`);
+// For `client_library_url`: the iframe of SockJS loads the version that the page has.
+const sockjs = new URL("node_modules/sockjs-client/dist/sockjs.min.js", import.meta.url).pathname;
+await copyFile(sockjs, `${out}sockjs.min.js`);

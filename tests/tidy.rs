@@ -7,11 +7,14 @@ use std::path::{Path, PathBuf};
 
 /// A file says one thing; what is longer says two.
 const LINES: usize = 500;
-const FOLDERS: [&str; 6] = [
+const FOLDERS: [&str; 9] = [
+    "benches/src",
     "src",
     "tests",
     "conformance-tests/src",
     "conformance-tests/tests",
+    "stomp-bench/src",
+    "stomp-bench/tests",
     "system-tests/src",
     "system-tests/tests",
 ];
@@ -44,8 +47,10 @@ fn files_say_what_they_are_for_and_are_short() {
         if !text.starts_with("//! ") {
             wrong.push(format!("{shown}: does not begin with `//!`"));
         }
-        let is_test = !path.starts_with("src") && !path.starts_with("conformance-tests/src")
-            || path.ends_with("tests.rs");
+        let is_program = ["src", "conformance-tests/src", "stomp-bench/src"]
+            .iter()
+            .any(|folder| path.starts_with(folder));
+        let is_test = !is_program || path.ends_with("tests.rs");
         let lines = text.lines().take_while(|line| line.trim() != "#[cfg(test)]").count();
         if !is_test && lines > LINES {
             wrong.push(format!("{shown}: {lines} lines before its tests, {LINES} are allowed"));

@@ -173,7 +173,13 @@ async fn check(rows: &[Row], more: &[&str]) {
 #[tokio::test(flavor = "multi_thread")]
 async fn tcp() {
     use Server::*;
-    let rows: [Row; 15] = [
+    let rows: [Row; 16] = [
+        (
+            AnswersAndCloses(b"<!DOCTYPE HTML>\n<html>"),
+            "tcp://",
+            "",
+            r#"but HTML: "<!DOCTYPE HTML>\n<html>""#,
+        ),
         (None, "tcp://", "", "nothing listens at 127.0.0.1:PORT; start the server, or check"),
         (
             AnswersAndCloses(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"),
@@ -290,7 +296,8 @@ async fn web_socket_servers() {
 #[tokio::test(flavor = "multi_thread")]
 async fn web_servers_that_open_no_web_socket() {
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi";
-    let rows: [(&[u8], &str); 9] = [
+    let rows: [(&[u8], &str); 10] = [
+        (b"HTTP/1.0 401 Unauthorized\r\n\r\n", "HTTP 401 in place of a WebSocket: it wants"),
         (OK, "/ws is a page, or an interceptor refused"),
         (
             b"HTTP/1.1 401 Unauthorized\r\n\r\n",

@@ -4,6 +4,7 @@ import { byId } from "./dom.mjs";
 import { forgetHistory, loadHistory, onHistory, saveHistory } from "./history.mjs";
 import * as model from "./state.mjs";
 import { Connection } from "./stomp.mjs";
+import { RAW, ask, isTransport } from "./transports.mjs";
 import { render } from "./view.mjs";
 import { decode, isUserName, newId } from "./wire.mjs";
 
@@ -12,14 +13,18 @@ let connection = null;
 
 const draw = () => render(state);
 
+/** Nobody is logged in; what was chosen for the page as such stays. */
+const fresh = () => ({ ...model.newState(), transport: state.transport, served: state.served });
+
 // What the connection says.
 const on = {
-  connected(headers) {
+  connected(headers, used) {
     model.beginSession(state);
     state.loginError = "";
     state.link = {
       phase: "connected",
       retryAt: 0,
+      used,
       version: headers.version,
       server: headers.server ?? "",
       session: headers.session ?? "",
@@ -71,20 +76,40 @@ const on = {
 };
 
 function login(user, passcode) {
-  state = model.newState();
+  state = fresh();
   state.me = user;
   state.link.phase = "connecting";
   for (const message of loadHistory(user)) state.direct.set(message.id, message);
-  history.replaceState(null, "", `?user=${encodeURIComponent(user)}`);
-  connection = new Connection(user, passcode, on);
+  keepInAddress();
+  connection = new Connection(user, passcode, state.transport, on);
   show({ kind: "room" }, "list");
+}
+
+/** So that a reload has the name and the transport again. */
+function keepInAddress() {
+  const words = new URLSearchParams();
+  if (state.me) words.set("user", state.me);
+  if (state.transport !== RAW) words.set("transport", state.transport);
+  history.replaceState(null, "", `?${words}`);
+}
+
+/** For the next session, and where there is one, at once. */
+function useTransport(transport) {
+  state.transport = transport;
+  keepInAddress();
+  if (connection) {
+    model.loseJob(state);
+    state.link = { ...state.link, phase: "connecting", used: "" };
+    void connection.switchTo(transport);
+  }
+  draw();
 }
 
 function logout(error = "") {
   void connection?.close();
   connection = null;
   const name = state.me ?? "";
-  state = model.newState();
+  state = fresh();
   state.loginError = error;
   draw();
   byId("login-name").value = name;
@@ -175,6 +200,19 @@ byId("login-form").addEventListener("submit", (event) => {
   const user = byId("login-name").value.trim();
   if (isUserName(user)) login(user, byId("login-passcode").value);
 });
+for (const id of ["login-transport", "transport"]) {
+  byId(id).addEventListener("change", (event) => useTransport(event.target.value));
+}
+// The panel of the connection closes like a menu: by Escape, or by what is beside it.
+const panel = document.querySelector("details.status");
+document.addEventListener("pointerdown", (event) => {
+  if (!panel.contains(event.target)) panel.open = false;
+});
+panel.addEventListener("keydown", (event) => {
+  if (event.key !== "Escape") return;
+  panel.open = false;
+  panel.querySelector("summary").focus();
+});
 byId("logout").addEventListener("click", () => {
   forgetHistory(state.me);
   logout();
@@ -244,9 +282,13 @@ setInterval(() => {
   if (state.link.phase === "waiting") draw();
 }, 500);
 
-const asked = new URLSearchParams(location.search).get("user");
+const words = new URLSearchParams(location.search);
+if (isTransport(words.get("transport"))) state.transport = words.get("transport");
+const asked = words.get("user");
 if (asked) {
   byId("login-name").value = asked;
   byId("login-passcode").focus();
 } else byId("login-name").focus();
+draw();
+state.served = await ask();
 draw();

@@ -8,7 +8,10 @@ const ROOM_LIMIT = 500;
 export function newState() {
   return {
     me: null,
-    link: { phase: "out", retryAt: 0, version: "", server: "", session: "", heartBeat: "" },
+    /** The chosen transport, and those the relay has on (null: not known). */
+    transport: "raw",
+    served: null,
+    link: { phase: "out", retryAt: 0, used: "", version: "", server: "", session: "", heartBeat: "" },
     loginError: "",
     view: { kind: "room" },
     room: [],

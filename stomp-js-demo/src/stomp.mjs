@@ -1,28 +1,27 @@
 // The connection: stock stomp.js against the relay. Frames in, calls of `on` out; no DOM here.
 
 import { Client } from "@stomp/stompjs";
+import { open } from "./transports.mjs";
 import { INBOX, JOBS, ROOM, encode, inboxOf, message, newId } from "./wire.mjs";
 
 const RECONNECT_MS = 3000;
 
-/** The relay that served this page. */
-export const brokerURL = () =>
-  `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/ws`;
-
 /**
- * `on` has: connected(headers), closed(retryInMs, text, everConnected), refused(text),
+ * `on` has: connected(headers, used), where `used` is the transport that SockJS came to, closed(retryInMs, text, everConnected), refused(text),
  * room(message), direct(message), unread(change), job(frame), error(text).
  */
 export class Connection {
   #client;
+  #transport;
   #jobs = null;
   #everConnected = false;
   #lastError = "";
 
-  constructor(user, passcode, on) {
+  constructor(user, passcode, transport, on) {
     this.on = on;
+    this.#transport = transport;
     this.#client = new Client({
-      brokerURL: brokerURL(),
+      webSocketFactory: () => open(this.#transport),
       connectHeaders: { login: user, passcode },
       reconnectDelay: RECONNECT_MS,
       connectionTimeout: 10_000,
@@ -42,12 +41,21 @@ export class Connection {
     return this.#client.deactivate();
   }
 
+  /** Ends this session and begins another by that transport. */
+  async switchTo(transport) {
+    this.#transport = transport;
+    this.#jobs = null;
+    await this.#client.deactivate();
+    // Switched again meanwhile: the later one has activated it.
+    if (this.#transport === transport && !this.#client.active) this.#client.activate();
+  }
+
   // Every session begins here, the first and each one after a reconnect.
   #connected(frame) {
     const client = this.#client;
     this.#everConnected = true;
     this.#lastError = "";
-    this.on.connected(frame.headers);
+    this.on.connected(frame.headers, client.webSocket?.transport ?? "");
 
     // What the relay refuses without ending the session.
     client.subscribe("/user/queue/errors", (m) =>

@@ -2,6 +2,7 @@
 
 import { byId, h, hue, initials, setText, syncList } from "./dom.mjs";
 import { conversation, people, unreadIn } from "./state.mjs";
+import { RAW, SOCKJS, describe, forced, isServed } from "./transports.mjs";
 
 const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 
@@ -18,6 +19,7 @@ export function render(state) {
   byId("login").hidden = loggedIn;
   byId("app").hidden = !loggedIn;
   renderNotices(state);
+  for (const id of ["login-transport", "transport"]) renderTransports(byId(id), state);
   setText(byId("login-error"), state.loginError);
   document.title = loggedIn && state.unread > 0 ? `(${state.unread}) stomp-relay` : "stomp-relay";
   if (!loggedIn) return;
@@ -28,6 +30,24 @@ export function render(state) {
   byId("jobs").hidden = !jobs;
   if (jobs) renderJobs(state);
   else renderChat(state);
+}
+
+function renderTransports(select, { transport, served }) {
+  const option = (id, text) => {
+    const off = !isServed(id, served);
+    return h("option", { value: id, disabled: off ? "" : null }, off ? `${text} (off in the config)` : text);
+  };
+  // Only where it differs: an open list must not be replaced under somebody's hand.
+  const print = JSON.stringify(served);
+  if (select.dataset.print !== print) {
+    select.dataset.print = print;
+    select.replaceChildren(
+      option(RAW, "WebSocket"),
+      option(SOCKJS, "SockJS, by what works best"),
+      h("optgroup", { label: "SockJS by one transport" }, ...forced.map((id) => option(id, id))),
+    );
+  }
+  if (select.value !== transport) select.value = transport;
 }
 
 function renderBar(state) {
@@ -42,6 +62,7 @@ function renderBar(state) {
   setText(avatar, initials(state.me));
 
   byId("app").dataset.phase = link.phase;
+  const transport = describe(state.transport, link.used);
   const seconds = Math.ceil((link.retryAt - Date.now()) / 1000);
   setText(
     byId("status"),
@@ -53,10 +74,10 @@ function renderBar(state) {
   );
   setText(
     byId("status-more"),
-    link.phase === "connected" ? `WebSocket, STOMP ${link.version}, ${link.server || "unnamed server"}` : "",
+    link.phase === "connected" ? `${transport}, STOMP ${link.version}, ${link.server || "unnamed server"}` : "",
   );
   const rows = [
-    ["Transport", "WebSocket"],
+    ["Transport", transport],
     ["STOMP version", link.version],
     ["Server", link.server],
     ["Session", link.session],

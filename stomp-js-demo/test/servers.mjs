@@ -2,7 +2,7 @@
 
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import net from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
@@ -85,9 +85,9 @@ export async function start(program, args, port) {
 
 /**
  * `kind`: "embedded" (and SQLite) or "rabbitmq" (and Redis). `end()` ends the relay and gives its
- * exit code; `stop()` ends everything.
+ * exit code; `stop()` ends everything. `config` is what stands in its config file.
  */
-export async function startRelay(kind = "embedded") {
+export async function startRelay(kind = "embedded", config = "") {
   const folder = await mkdtemp(path.join(tmpdir(), "stomp-relay-page-"));
   const stops = [() => rm(folder, { recursive: true, force: true })];
   const stop = async () => {
@@ -96,6 +96,11 @@ export async function startRelay(kind = "embedded") {
   try {
     const [port, admin] = [await freePort(), await freePort()];
     const args = ["--dev", "--listen", `127.0.0.1:${port}`, "--admin-listen", `127.0.0.1:${admin}`];
+    if (config) {
+      const file = path.join(folder, "stomp-relay.toml");
+      await writeFile(file, config);
+      args.push("--config", file);
+    }
     if (kind === "rabbitmq") {
       const rabbitmq = await privateServer("rabbitmq", folder, stops);
       const redis = await privateServer("redis", folder, stops);

@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderMap, StatusCode};
 
 use crate::dial::{DialError, Phase, Place};
 use crate::reader::{ServerFrame, show, show_bare};
-use crate::target::Target;
+use crate::target::{Line, Target};
 
 /// How much of what came is shown.
 const SHOWN: usize = 80;
@@ -90,7 +90,11 @@ impl Advice<'_> {
     }
 
     pub(super) fn tls_port(&self) -> String {
-        let scheme = if self.target.is_web_socket() { "wss://" } else { "tls://" };
+        let scheme = match self.target.line() {
+            Line::Tcp => "tls://",
+            Line::WebSocket => "wss://",
+            Line::SockJs => "https://",
+        };
         format!("this port speaks TLS; use {scheme}")
     }
 
@@ -102,7 +106,11 @@ impl Advice<'_> {
     }
 
     fn plain_scheme(&self) -> &'static str {
-        if self.target.is_web_socket() { "ws://" } else { "tcp://" }
+        match self.target.line() {
+            Line::Tcp => "tcp://",
+            Line::WebSocket => "ws://",
+            Line::SockJs => "http://",
+        }
     }
 
     fn no_connection(&self, error: &DialError) -> String {
@@ -197,6 +205,7 @@ impl Advice<'_> {
             _ if came.starts_with(b"ERROR\n") || came.starts_with(b"ERROR\r\n") => {
                 "a plain STOMP server answers there; use tcp://".into()
             }
+            _ if let Some(status) = old_status(came) => self.status(status, &HeaderMap::new()),
             _ if came.starts_with(b"HTTP/") => format!(
                 "its answer to the request for a WebSocket is none ({})",
                 one_line(&error.to_string())
@@ -210,7 +219,12 @@ impl Advice<'_> {
 
     fn status(&self, status: StatusCode, headers: &HeaderMap) -> String {
         let path = self.target.path();
+        let is_sockjs = self.target.line() == Line::SockJs;
         let advice = match status.as_u16() {
+            400 | 404 if is_sockjs => format!(
+                "there is no SockJS at {path}, or it is without WebSocket; check the path, which is \
+                 the one pages give to `new SockJS`"
+            ),
             200 => format!(
                 "{path} is a page, or an interceptor refused the handshake; \
                  check the path, and log in by --header"
@@ -273,7 +287,7 @@ impl Advice<'_> {
 
     fn no_stomp(&self, came: &[u8]) -> String {
         match came {
-            [b'H', b'T', b'T', b'P', b'/', ..] if !self.target.is_web_socket() => {
+            [b'H', b'T', b'T', b'P', b'/', ..] if self.target.line() == Line::Tcp => {
                 let scheme = if self.target.endpoint.tls.is_some() { "wss" } else { "ws" };
                 format!(
                     "a web server answers there; where its STOMP is WebSocket, \
@@ -287,13 +301,24 @@ impl Advice<'_> {
     }
 }
 
+/// Of an answer in HTTP/1.0, which no WebSocket follows whatever the status is.
+fn old_status(came: &[u8]) -> Option<StatusCode> {
+    let status = came.strip_prefix(b"HTTP/1.0 ")?.get(..3)?;
+    StatusCode::from_bytes(status).ok()
+}
+
 /// What is known by how it begins.
 fn kind_of(came: &[u8]) -> String {
-    let name =
-        [(&b"SSH-"[..], "SSH"), (b"AMQP", "AMQP"), (b"HTTP/", "HTTP"), (b"220 ", "SMTP or FTP")]
-            .into_iter()
-            .find(|(start, _)| came.starts_with(start))
-            .map(|(_, name)| format!("{name}: "));
+    let name = [
+        (&b"SSH-"[..], "SSH"),
+        (b"AMQP", "AMQP"),
+        (b"HTTP/", "HTTP"),
+        (b"220 ", "SMTP or FTP"),
+        (b"<!DOCTYPE", "HTML"),
+    ]
+    .into_iter()
+    .find(|(start, _)| came.starts_with(start))
+    .map(|(_, name)| format!("{name}: "));
     format!("{}{}", name.unwrap_or_default(), shown(came))
 }
 

@@ -41,6 +41,17 @@ impl SockJsTransport {
         }
     }
 
+    /// As `/info` and clients name it.
+    #[must_use]
+    pub const fn public_name(self) -> &'static str {
+        match self {
+            Self::Xhr => "xhr-polling",
+            Self::XhrStreaming => "xhr-streaming",
+            Self::Jsonp => "jsonp-polling",
+            Self::WebSocket | Self::EventSource | Self::HtmlFile | Self::Iframe => self.name(),
+        }
+    }
+
     /// Whether it is a script or a page to the browser, which says no Origin.
     #[must_use]
     pub const fn is_script(self) -> bool {

@@ -140,7 +140,7 @@ impl Call<'_> {
         }
         let mut response = match route {
             Route::Greeting => return statics::greeting(),
-            Route::Info => return statics::info(config),
+            Route::Info => return statics::info(config, &self.endpoint.origins),
             Route::Iframe => {
                 return statics::iframe(config, &self.endpoint.origins, &self.parts.headers);
             }

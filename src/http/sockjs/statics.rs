@@ -64,16 +64,21 @@ pub(super) fn greeting() -> Response<Body> {
     text(StatusCode::OK, PLAIN, "Welcome to SockJS!\n")
 }
 
-/// What a client asks first (0.3.3, "Info").
-pub(super) fn info(config: &SockJsConfig) -> Response<Body> {
+/// What a client asks first (0.3.3, "Info"). `transports` is not in 0.3.3; sockjs-node has it too,
+/// and pages that let somebody choose can go by it.
+pub(super) fn info(config: &SockJsConfig, origins: &OriginRule) -> Response<Body> {
     let mut entropy = [0_u8; 4];
     // Clients mix it into the names they choose; without it they still have their own.
     let _ = rand::fill(&mut entropy);
+    let is_served =
+        |transport: &SockJsTransport| *transport != SockJsTransport::Iframe || has_iframe(origins);
+    let transports = config.transports.iter().copied().filter(is_served);
     let mut info = json!({
         "websocket": config.has(SockJsTransport::WebSocket),
         "origins": ["*:*"],
         "cookie_needed": config.session_cookie_needed,
         "entropy": u32::from_be_bytes(entropy),
+        "transports": transports.map(SockJsTransport::public_name).collect::<Vec<_>>(),
     });
     if let (Some(url), Some(info)) = (&config.base_url, info.as_object_mut()) {
         info.insert("base_url".into(), url.as_str().into());
@@ -84,6 +89,10 @@ pub(super) fn info(config: &SockJsConfig) -> Response<Body> {
     response
 }
 
+fn has_iframe(origins: &OriginRule) -> bool {
+    origins.is_any() || origins.allowed.is_empty()
+}
+
 /// The page inside which the `iframe-...` transports run. With a list of origins there is none:
 /// what runs in it has this server's origin, whatever page it stands in.
 pub(super) fn iframe(
@@ -91,8 +100,7 @@ pub(super) fn iframe(
     origins: &OriginRule,
     request: &HeaderMap,
 ) -> Response<Body> {
-    let is_any = origins.allowed.iter().any(|allowed| allowed == "*");
-    if !is_any && !origins.allowed.is_empty() {
+    if !has_iframe(origins) {
         return not_found();
     }
     let body = iframe_page(&config.client_library_url);
@@ -108,7 +116,7 @@ pub(super) fn iframe(
     if let Ok(tag) = HeaderValue::try_from(tag) {
         headers.insert(header::ETAG, tag);
     }
-    if !is_any {
+    if !origins.is_any() {
         let own = HeaderValue::from_static("frame-ancestors 'self'");
         headers.insert(header::CONTENT_SECURITY_POLICY, own);
     }

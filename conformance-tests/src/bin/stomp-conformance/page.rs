@@ -102,8 +102,16 @@ fn counts<'a>(played: impl Iterator<Item = &'a &'a Played>) -> String {
 
 fn summary(servers: &[Server<'_>]) -> String {
     let mut out = String::from("\n## Summary\n\n");
-    out.push_str("Passed / failed / failed as the list of known differences says. A case counts\n");
+    let ids = servers.iter().flat_map(|server| &server.played).map(|played| &played.id);
+    let count = ids.collect::<BTreeSet<_>>().len();
+    out.push_str(&format!(
+        "Passed / failed / failed as the list of known differences says. Of {count} cases each counts\n"
+    ));
     out.push_str("once for each version and transport in which it was played.\n\n");
+    out.push_str(
+        "must, should, may: as binding as the specification says. field: not in it, but\n",
+    );
+    out.push_str("clients rely on it.\n\n");
     let labels = servers.iter().map(|server| text(server.label));
     out.push_str(&row(std::iter::once("level".to_owned()).chain(labels)));
     out.push_str(&row(std::iter::repeat_n("---", servers.len() + 1)));
@@ -199,14 +207,18 @@ fn failures(server: &Server<'_>) -> String {
 }
 
 /// Where a case failed, as shortly as it can be said: nothing where it failed wherever it was
-/// played, else the versions, else TCP and WebSocket, else each.
+/// played, else the versions, else TCP, WebSocket and SockJS, else each.
 fn places(mut all: Vec<&Played>, failed: &[&Played]) -> String {
     let has_failed = |played: &Played| failed.iter().any(|failed| failed.name == played.name);
     let mut places = Vec::new();
     let version = |played: &Played| played.version.clone();
     let line = |played: &Played| {
-        let tcp = played.transport == "tcp";
-        if tcp { "TCP" } else { "WebSocket" }.to_owned()
+        match played.transport.as_str() {
+            "tcp" => "TCP",
+            "sockjs" => "SockJS",
+            _ => "WebSocket",
+        }
+        .to_owned()
     };
     if all.iter().all(|played| has_failed(played)) {
         return String::new();

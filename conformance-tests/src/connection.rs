@@ -1,4 +1,4 @@
-//! One connection to the server under test, over TCP or WebSocket, and all that passed on it.
+//! One connection to the server under test, over TCP, WebSocket or SockJS, and all that passed on it.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 use crate::dial::{DialError, Endpoint, Stream, Wire, dial};
 use crate::reader::{Reader, Said, ServerFrame, show};
+use crate::sockjs::{self, SockJsFrame};
 use crate::trace::{Side, Trace};
 use crate::transcript::{Cut, MessageKind, Transport};
 
@@ -84,6 +85,15 @@ impl Connection {
     /// Sends, cut as it is said. What a server that has closed does not take is no failure here:
     /// the next expectation tells.
     pub(crate) async fn send(&mut self, bytes: &[u8], cut: Cut, limit: Duration) {
+        if self.transport == Transport::SockJs
+            && let (Cut::Pieces(size) | Cut::Fragments(size), Ok(text)) =
+                (cut, std::str::from_utf8(bytes))
+        {
+            for piece in sockjs::pieces(text, size) {
+                self.write(piece.as_bytes(), Part::WHOLE, limit).await;
+            }
+            return;
+        }
         match cut {
             Cut::Whole => self.write(bytes, Part::WHOLE, limit).await,
             Cut::Pieces(size) => {
@@ -110,12 +120,17 @@ impl Connection {
                 Wire::Plain(stream) => {
                     write_out(stream, bytes).await.map_err(|error| error.to_string())
                 }
+                Wire::WebSocket(stream) if self.transport == Transport::SockJs => {
+                    // Cases that send something else are not played.
+                    let text = sockjs::encode(&String::from_utf8_lossy(bytes));
+                    stream.send(Message::text(text)).await.map_err(|error| error.to_string())
+                }
                 Wire::WebSocket(stream) => {
                     // A frame, not a text: a case may send bytes that are no UTF-8.
                     let kind = match self.transport {
                         _ if !part.first => Data::Continue,
                         Transport::WsBinary => Data::Binary,
-                        Transport::Tcp | Transport::WsText => Data::Text,
+                        Transport::Tcp | Transport::WsText | Transport::SockJs => Data::Text,
                     };
                     let frame = WsFrame::message(bytes.to_vec(), OpCode::Data(kind), part.last);
                     stream.send(Message::Frame(frame)).await.map_err(|error| error.to_string())
@@ -248,6 +263,10 @@ impl Connection {
                 }
             }
             Wire::WebSocket(stream) => match stream.next().await {
+                Some(Ok(Message::Text(text))) if self.transport == Transport::SockJs => {
+                    self.last_kind = Some(MessageKind::Text);
+                    self.sockjs(&text);
+                }
                 Some(Ok(Message::Text(text))) => {
                     self.last_kind = Some(MessageKind::Text);
                     self.arrived(text.as_bytes());
@@ -273,6 +292,19 @@ impl Connection {
                 None => self.end(None, "closed"),
             },
             Wire::Gone => self.end(None, "closed"),
+        }
+    }
+
+    fn sockjs(&mut self, text: &str) {
+        match sockjs::decode(text) {
+            Ok(SockJsFrame::Open | SockJsFrame::Beat) => {}
+            Ok(SockJsFrame::Messages(messages)) => {
+                messages.iter().for_each(|message| self.arrived(message.as_bytes()));
+            }
+            Ok(SockJsFrame::Close(code, reason)) => {
+                self.end(Some(code), &format!("closed {code} {}", show(reason.as_bytes())));
+            }
+            Err(wrong) => self.events.push_back(Event::Malformed(wrong)),
         }
     }
 

@@ -22,6 +22,7 @@ use tokio_tungstenite::tungstenite::handshake::machine::TryParse;
 use tokio_tungstenite::tungstenite::http::{HeaderName, HeaderValue, StatusCode};
 use tokio_tungstenite::tungstenite::protocol::Role;
 
+use crate::sockjs;
 use crate::tls::Tls;
 use crate::transcript::Transport;
 
@@ -51,7 +52,7 @@ pub(crate) struct Endpoint {
     pub(crate) place: Place,
     /// And the name that the certificate must have.
     pub(crate) tls: Option<(Tls, ServerName<'static>)>,
-    /// What a WebSocket asks for.
+    /// What a WebSocket asks for; with SockJS the address below which sessions are.
     pub(crate) url: String,
     /// Further headers of the WebSocket's request.
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
@@ -148,13 +149,18 @@ pub(crate) async fn dial(
     if transport == Transport::Tcp {
         return Ok((Wire::Plain(stream), None));
     }
-    let upgraded = timeout_at(deadline, upgrade(endpoint, offer, stream)).await;
+    let url = match transport {
+        Transport::SockJs => sockjs::session_url(&endpoint.url),
+        Transport::Tcp | Transport::WsText | Transport::WsBinary => endpoint.url.clone(),
+    };
+    let upgraded = timeout_at(deadline, upgrade(endpoint, &url, offer, stream)).await;
     let (stream, selected) = upgraded.map_err(|_| slow(Phase::Upgrade))??;
     Ok((Wire::WebSocket(Box::new(stream)), selected))
 }
 
 async fn upgrade(
     endpoint: &Endpoint,
+    url: &str,
     offer: &[String],
     stream: Box<dyn Stream>,
 ) -> Result<(WebSocketStream<Box<dyn Stream>>, Option<String>), DialError> {
@@ -163,7 +169,7 @@ async fn upgrade(
         let came = kept.lock().map(|bytes| bytes.clone()).unwrap_or_default();
         DialError::Upgrade { error: Box::new(error), came }
     };
-    let mut request = endpoint.url.as_str().into_client_request().map_err(failed)?;
+    let mut request = url.into_client_request().map_err(failed)?;
     for (name, value) in &endpoint.headers {
         request.headers_mut().insert(name.clone(), value.clone());
     }

@@ -24,6 +24,7 @@ mod reader;
 mod report;
 mod runner;
 mod secrets;
+mod sockjs;
 mod target;
 mod template;
 mod tls;

@@ -141,7 +141,10 @@ impl Play<'_> {
         self.connections.insert(name.to_owned(), peer);
         let selected = selected.as_deref().unwrap_or("none");
         match want {
-            Some(want) if transport != Transport::Tcp && selected != want => {
+            Some(want)
+                if matches!(transport, Transport::WsText | Transport::WsBinary)
+                    && selected != want =>
+            {
                 let came = format!(", got {selected}");
                 Err(Wrong::new(format!("expected subprotocol {want}"), came))
             }

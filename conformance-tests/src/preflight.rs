@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::{Error as WsError, Message};
 use crate::dial::{DialError, Endpoint, Place, Wire, dial};
 use crate::reader::{ServerFrame, first_frame};
 use crate::secrets::Secrets;
+use crate::sockjs::{self, SockJsFrame};
 use crate::target::Target;
 use crate::tls::Tls;
 use crate::transcript::Transport;
@@ -61,7 +62,7 @@ pub async fn preflight(target: &Target, limit: Duration) -> Result<Greeting, Pre
 }
 
 async fn log_in(target: &Target, deadline: Instant, limit: Duration) -> Answer {
-    let transport = if target.is_web_socket() { Transport::WsText } else { Transport::Tcp };
+    let transport = target.dialled();
     let mut wire = match dial(&target.endpoint, transport, &[], limit).await {
         Ok((wire, _)) => wire,
         Err(error) => return Answer::NoConnection(error),
@@ -69,9 +70,9 @@ async fn log_in(target: &Target, deadline: Instant, limit: Duration) -> Answer {
     let mut came = Vec::new();
     let answered = timeout_at(deadline, async {
         // Where the server closes instead of reading, what it says counts more.
-        write(&mut wire, connect_frame(target)).await.unwrap_or_default();
+        write(&mut wire, transport, connect_frame(target)).await.unwrap_or_default();
         loop {
-            match read(&mut wire, &mut came).await {
+            match read(&mut wire, transport, &mut came).await {
                 Ok(()) => {}
                 Err(Ended { error: Some(error), .. }) if error.get_ref().is_some() => {
                     // TLS 1.3 says only now what it has against the client.
@@ -145,7 +146,7 @@ impl Ended {
     }
 }
 
-async fn write(wire: &mut Wire, bytes: Vec<u8>) -> std::io::Result<()> {
+async fn write(wire: &mut Wire, transport: Transport, bytes: Vec<u8>) -> std::io::Result<()> {
     match wire {
         Wire::Plain(stream) => {
             stream.write_all(&bytes).await?;
@@ -153,13 +154,15 @@ async fn write(wire: &mut Wire, bytes: Vec<u8>) -> std::io::Result<()> {
         }
         Wire::WebSocket(stream) => {
             let text = String::from_utf8_lossy(&bytes).into_owned();
+            let is_sockjs = transport == Transport::SockJs;
+            let text = if is_sockjs { sockjs::encode(&text) } else { text };
             stream.send(Message::text(text)).await.map_err(std::io::Error::other)
         }
         Wire::Gone => Ok(()),
     }
 }
 
-async fn read(wire: &mut Wire, came: &mut Vec<u8>) -> Result<(), Ended> {
+async fn read(wire: &mut Wire, transport: Transport, came: &mut Vec<u8>) -> Result<(), Ended> {
     match wire {
         Wire::Plain(stream) => match stream.read_buf(came).await {
             Ok(0) => Err(Ended::by(None)),
@@ -167,6 +170,9 @@ async fn read(wire: &mut Wire, came: &mut Vec<u8>) -> Result<(), Ended> {
             Err(error) => Err(Ended::by(Some(error))),
         },
         Wire::WebSocket(stream) => match stream.next().await {
+            Some(Ok(Message::Text(text))) if transport == Transport::SockJs => {
+                read_sockjs(&text, came)
+            }
             Some(Ok(Message::Text(text))) => {
                 came.extend_from_slice(text.as_bytes());
                 Ok(())
@@ -186,6 +192,21 @@ async fn read(wire: &mut Wire, came: &mut Vec<u8>) -> Result<(), Ended> {
         },
         Wire::Gone => Err(Ended::by(None)),
     }
+}
+
+/// What is no SockJS is kept as it is, to say what came.
+fn read_sockjs(text: &str, came: &mut Vec<u8>) -> Result<(), Ended> {
+    match sockjs::decode(text) {
+        Ok(SockJsFrame::Open | SockJsFrame::Beat) => {}
+        Ok(SockJsFrame::Messages(messages)) => {
+            messages.iter().for_each(|message| came.extend_from_slice(message.as_bytes()));
+        }
+        Ok(SockJsFrame::Close(code, reason)) => {
+            return Err(Ended { code: Some(code), reason, error: None });
+        }
+        Err(_) => came.extend_from_slice(text.as_bytes()),
+    }
+    Ok(())
 }
 
 /// Whether a server that does not take plain bytes takes TLS. Whose certificate it is is no

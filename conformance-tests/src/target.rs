@@ -26,11 +26,29 @@ pub struct Target {
     pub(crate) endpoint: Endpoint,
     pub(crate) account: Account,
     pub(crate) profile: Profile,
-    web_socket: bool,
+    line: Line,
     host: String,
     /// What `${queue}` and `${topic}` begin with.
     queues: String,
     topics: String,
+}
+
+/// What is under the STOMP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    Tcp,
+    WebSocket,
+    SockJs,
+}
+
+impl Line {
+    const fn of(transport: Transport) -> Self {
+        match transport {
+            Transport::Tcp => Self::Tcp,
+            Transport::WsText | Transport::WsBinary => Self::WebSocket,
+            Transport::SockJs => Self::SockJs,
+        }
+    }
 }
 
 /// Who logs in.
@@ -79,7 +97,8 @@ impl fmt::Display for TargetError {
 impl std::error::Error for TargetError {}
 
 impl Target {
-    /// A server at `tcp://`, `tls://`, `ws://` or `wss://`, where `login` may use any
+    /// A server at `tcp://`, `tls://`, `ws://` or `wss://`, or a SockJS endpoint at `http://` or
+    /// `https://`, where `login` may use any
     /// `/queue/conf-*` and `/topic/conf-*`, wildcards included. Without a login, none is sent.
     /// The roots of the system are trusted.
     ///
@@ -94,18 +113,19 @@ impl Target {
         let shown = without_secrets(url);
         let refused = |why: &str| Err(TargetError(format!("{shown}: {why}")));
         let Ok(uri) = url.parse::<Uri>() else { return refused("this is no URL") };
-        let (web_socket, tls, default_port) = match uri.scheme_str() {
-            Some("tcp") => (false, false, 61613),
-            Some("tls") => (false, true, 61614),
-            Some("ws") => (true, false, 80),
-            Some("wss") => (true, true, 443),
-            Some("http" | "https") => {
+        let (line, tls, default_port) = match uri.scheme_str() {
+            Some("tcp") => (Line::Tcp, false, 61613),
+            Some("tls") => (Line::Tcp, true, 61614),
+            Some("ws") => (Line::WebSocket, false, 80),
+            Some("wss") => (Line::WebSocket, true, 443),
+            Some("http") => (Line::SockJs, false, 80),
+            Some("https") => (Line::SockJs, true, 443),
+            _ => {
                 return refused(
-                    "SockJS is not played yet; give the WebSocket itself, \
-                     ws://HOST/PATH/websocket where the server is Spring",
+                    "the URL must begin with tcp://, tls://, ws://, wss://, or for SockJS with \
+                     http:// or https://",
                 );
             }
-            _ => return refused("the URL must begin with tcp://, tls://, ws:// or wss://"),
         };
         let Some(host) = uri.host().filter(|host| !host.is_empty()) else {
             return refused("the URL has no host");
@@ -113,7 +133,7 @@ impl Target {
         if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
             return refused("the account belongs in --login and --passcode");
         }
-        if !web_socket && !matches!(uri.path(), "" | "/") {
+        if line == Line::Tcp && !matches!(uri.path(), "" | "/") {
             return refused("a path is for ws:// and wss://");
         }
         if [login, passcode].iter().any(|text| text.contains(['\n', '\r', '\0'])) {
@@ -128,7 +148,7 @@ impl Target {
         let authority = format!("{host}:{}", uri.port_u16().unwrap_or(default_port));
         let place = Place::Network(authority);
         let endpoint = Endpoint { place, tls, url: url.to_owned(), headers: Vec::new() };
-        Ok(Self::at(endpoint, web_socket, login, passcode, profile))
+        Ok(Self::at(endpoint, line, login, passcode, profile))
     }
 
     /// A server in this process: `open` makes a connection to it. The cases for TCP are played.
@@ -141,22 +161,16 @@ impl Target {
     ) -> Self {
         let place = Place::Memory(Arc::new(move || Box::new(open())));
         let endpoint = Endpoint { place, tls: None, url: MEMORY_URL.into(), headers: Vec::new() };
-        Self::at(endpoint, false, login, passcode, profile)
+        Self::at(endpoint, Line::Tcp, login, passcode, profile)
     }
 
-    fn at(
-        endpoint: Endpoint,
-        web_socket: bool,
-        login: &str,
-        passcode: &str,
-        profile: Profile,
-    ) -> Self {
+    fn at(endpoint: Endpoint, line: Line, login: &str, passcode: &str, profile: Profile) -> Self {
         let (login, passcode) = (login.to_owned(), passcode.to_owned());
         Self {
             endpoint,
             account: Account { login, passcode, headers: Vec::new() },
             profile,
-            web_socket,
+            line,
             host: "/".into(),
             queues: "/queue/".into(),
             topics: "/topic/".into(),
@@ -166,7 +180,7 @@ impl Target {
     /// The same server, its connections taken for WebSocket.
     #[must_use]
     pub fn over_web_socket(self) -> Self {
-        Self { web_socket: true, ..self }
+        Self { line: Line::WebSocket, ..self }
     }
 
     /// Judges the certificate of `tls://` and `wss://` in another way.
@@ -183,9 +197,9 @@ impl Target {
     /// # Errors
     /// On TCP, where the text is no header, and where it is one that makes the WebSocket.
     pub fn with_header(mut self, name: &str, value: &str) -> Result<Self, TargetError> {
-        if !self.web_socket {
+        if self.line == Line::Tcp {
             return Err(TargetError(
-                "--header is for the HTTP request of ws:// and wss://; \
+                "--header is for the HTTP request of ws://, wss:// and SockJS; \
                  a header of CONNECT is given by --connect-header"
                     .into(),
             ));
@@ -261,13 +275,23 @@ impl Target {
         uri.map(|uri| uri.path().to_owned()).unwrap_or_default()
     }
 
-    pub(crate) fn is_web_socket(&self) -> bool {
-        self.web_socket
+    pub(crate) fn line(&self) -> Line {
+        self.line
+    }
+
+    /// What is dialled: of SockJS a session of its own each time.
+    pub(crate) fn dialled(&self) -> Transport {
+        match self.line {
+            Line::Tcp => Transport::Tcp,
+            Line::WebSocket => Transport::WsText,
+            Line::SockJs => Transport::SockJs,
+        }
     }
 
     pub(crate) fn plays(&self, case: &Case, transport: Transport) -> bool {
         let plugin = self.profile.rabbitmq || !case.tags.iter().any(|tag| tag == "rabbitmq");
-        plugin && self.web_socket == (transport != Transport::Tcp)
+        let fits = transport != Transport::SockJs || case.is_text();
+        plugin && fits && self.line == Line::of(transport)
     }
 
     /// Fresh names, so that cases, runs and machines never meet in one queue.
@@ -325,18 +349,20 @@ mod tests {
     #[test]
     fn urls() {
         let cases = [
-            ("tcp://127.0.0.1:1", "127.0.0.1:1", false, false),
-            ("tcp://a", "a:61613", false, false),
-            ("tls://a/", "a:61614", false, true),
-            ("ws://[::1]:8080/ws", "[::1]:8080", true, false),
-            ("ws://a", "a:80", true, false),
-            ("wss://a/b?c=d", "a:443", true, true),
-            ("wss://[::1]/", "[::1]:443", true, true),
+            ("tcp://127.0.0.1:1", "127.0.0.1:1", Line::Tcp, false),
+            ("tcp://a", "a:61613", Line::Tcp, false),
+            ("tls://a/", "a:61614", Line::Tcp, true),
+            ("ws://[::1]:8080/ws", "[::1]:8080", Line::WebSocket, false),
+            ("ws://a", "a:80", Line::WebSocket, false),
+            ("wss://a/b?c=d", "a:443", Line::WebSocket, true),
+            ("wss://[::1]/", "[::1]:443", Line::WebSocket, true),
+            ("http://a/ws", "a:80", Line::SockJs, false),
+            ("https://a:1/ws/", "a:1", Line::SockJs, true),
         ];
-        for (url, expected, web_socket, tls) in cases {
+        for (url, expected, line, tls) in cases {
             let target = new(url).unwrap();
-            let found = (authority(&target), target.web_socket, target.endpoint.tls.is_some());
-            assert_eq!(found, (expected, web_socket, tls), "{url}");
+            let found = (authority(&target), target.line, target.endpoint.tls.is_some());
+            assert_eq!(found, (expected, line, tls), "{url}");
         }
     }
 
@@ -347,8 +373,6 @@ mod tests {
             ("a", "must begin with tcp://"),
             ("a:1", "must begin with tcp://"),
             ("ftp://a", "must begin with tcp://"),
-            ("http://a/ws", "SockJS is not played yet"),
-            ("https://a/ws", "SockJS is not played yet"),
             ("tcp://a/path", "a path is for ws://"),
             ("ws://joe:s3cret@a/ws", "the account belongs in --login"),
             ("tls://a_b..c:1", "a certificate cannot be for this host"),

@@ -41,6 +41,19 @@ impl Template {
         template
     }
 
+    /// Whether what stands in it is UTF-8.
+    pub(crate) fn is_text(&self) -> bool {
+        let mut bytes = Vec::new();
+        for part in &self.parts {
+            match part {
+                Part::Bytes(own) => bytes.extend_from_slice(own),
+                // Text, and no part of a character.
+                Part::Value(_) | Part::Capture(_) | Part::Any => bytes.push(b'x'),
+            }
+        }
+        std::str::from_utf8(&bytes).is_ok()
+    }
+
     /// Whatever comes.
     pub(crate) fn any() -> Self {
         Self { parts: vec![Part::Any] }

@@ -46,11 +46,13 @@ pub enum Transport {
     WsText,
     /// WebSocket, binary messages.
     WsBinary,
+    /// SockJS frames on a WebSocket.
+    SockJs,
 }
 
 impl Transport {
     /// All transports.
-    pub const ALL: [Self; 3] = [Self::Tcp, Self::WsText, Self::WsBinary];
+    pub const ALL: [Self; 4] = [Self::Tcp, Self::WsText, Self::WsBinary, Self::SockJs];
 
     /// As in `@transports` and in reports.
     #[must_use]
@@ -59,6 +61,7 @@ impl Transport {
             Self::Tcp => "tcp",
             Self::WsText => "ws-text",
             Self::WsBinary => "ws-binary",
+            Self::SockJs => "sockjs",
         }
     }
 
@@ -124,6 +127,14 @@ impl Case {
     /// The versions it is played in.
     pub fn versions(&self) -> impl Iterator<Item = Version> {
         self.scripts.iter().map(|(version, _)| *version)
+    }
+
+    /// Whether all that the client sends is text, which is all that SockJS carries.
+    pub(crate) fn is_text(&self) -> bool {
+        self.scripts.iter().flat_map(|(_, steps)| steps).all(|step| match &step.action {
+            Action::Send { bytes, .. } => bytes.is_text(),
+            _ => true,
+        })
     }
 
     /// The same case in that version and over that transport alone, where it has both.

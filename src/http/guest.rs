@@ -56,8 +56,8 @@ impl Guest {
         }
     }
 
-    /// Runs the session to its end.
-    pub(super) async fn run(
+    /// Starts the session, in a task that holds nothing but it.
+    pub(super) fn start(
         self,
         services: Arc<Services>,
         transport: Transport,
@@ -66,9 +66,12 @@ impl Guest {
     ) {
         match self {
             Self::Stomp { place, principal } => {
-                Driver::new(services, transport, place, subprotocol, principal, early).run().await;
+                let driver = Driver::new(services, transport, place, subprotocol, principal, early);
+                tokio::spawn(driver.run());
             }
-            Self::Custom(service) => service(transport).await,
+            Self::Custom(service) => {
+                tokio::spawn(service(transport));
+            }
         }
     }
 }

@@ -195,7 +195,7 @@ async fn run(services: Arc<Services>, guest: Guest, content: Content, request: R
         }
     };
     let transport = Transport::new(parts.io.into_inner(), framing);
-    guest.run(services, transport, subprotocol, early).await;
+    guest.start(services, transport, subprotocol, early);
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod ending;
 mod feed;
 mod perform;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -33,6 +34,9 @@ use super::{Action, After, Outgoing, Session, Settings, Wire};
 
 /// Written in one turn, so that one session does not hold up the others of its worker.
 const TURN_BYTES: usize = 64 * 1024;
+/// What a thread keeps from turn to turn.
+const SCRATCH_BYTES: usize = 256 * 1024;
+const SCRATCH_ACTIONS: usize = 1024;
 /// Nothing is read while more than this waits for the socket.
 const OUT_BYTES: usize = 256 * 1024;
 /// The transport is asked this often what the other side has, where no PONG tells.
@@ -102,7 +106,8 @@ pub struct Driver {
     over: Option<(u16, &'static str)>,
 }
 
-/// What a turn works with; lives as long as the turn.
+/// What a turn works with. Its buffers are the thread's, so that no turn waits for memory and no
+/// session keeps any.
 #[derive(Default)]
 struct Turn {
     scratch: Vec<u8>,
@@ -110,12 +115,30 @@ struct Turn {
     actions: Vec<Action>,
     /// There is something of STOMP in `scratch`: a PING is no heart-beat that a page could see.
     speaks: bool,
+    /// MESSAGEs in `scratch`.
+    delivered: u64,
+}
+
+thread_local! {
+    static TURN: Cell<Turn> = Cell::default();
 }
 
 enum Wake {
     Read(io::Result<Option<BytesMut>>),
     Writable(io::Result<()>),
     Mail(Signals),
+}
+
+impl Turn {
+    /// What the next turn of this thread may use again; what grew beyond a usual turn goes.
+    fn give_back(mut self) {
+        self.scratch.clear();
+        self.head.clear();
+        self.actions.clear();
+        if self.scratch.capacity() <= SCRATCH_BYTES && self.actions.capacity() <= SCRATCH_ACTIONS {
+            TURN.set(Self { speaks: false, delivered: 0, ..self });
+        }
+    }
 }
 
 impl Driver {
@@ -167,8 +190,18 @@ impl Driver {
         }
     }
 
-    /// Runs the session to its end.
-    pub async fn run(mut self) {
+    /// Runs the session to its end. What waits is a pointer and little more: a task keeps room for
+    /// the largest thing its future ever holds, and most sessions do nothing most of the time.
+    pub fn run(self) -> impl Future<Output = ()> + Send + 'static {
+        let mut driver = Box::new(self);
+        async move {
+            driver.converse().await;
+            let goodbye = Box::pin(driver.linger());
+            goodbye.await;
+        }
+    }
+
+    async fn converse(&mut self) {
         self.services.metrics.sessions_opened.inc();
         self.services.metrics.sessions.inc();
         self.turn(|driver, turn| driver.transport.put_open(&mut turn.scratch));
@@ -177,7 +210,6 @@ impl Driver {
             self.turn(|driver, turn| driver.handle(wake, entries, turn));
         }
         self.end();
-        self.linger().await;
     }
 
     async fn next(&mut self) -> (Wake, Vec<Entry>) {
@@ -210,12 +242,13 @@ impl Driver {
 
     /// One turn: something happens, its actions are performed, what came of it is written.
     fn turn(&mut self, happen: impl FnOnce(&mut Self, &mut Turn)) {
-        let mut turn = Turn::default();
+        let mut turn = TURN.take();
         happen(self, &mut turn);
         self.perform(&mut turn);
         self.feed_held(&mut turn);
         self.flush(&mut turn);
         self.arm();
+        turn.give_back();
     }
 
     fn handle(&mut self, wake: Wake, entries: Vec<Entry>, turn: &mut Turn) {
@@ -328,7 +361,7 @@ impl Driver {
         let tail = if own_id { tail.without_id() } else { tail.with_id() };
         self.transport.put(&mut turn.scratch, message.is_text(), head, tail);
         turn.speaks = true;
-        self.services.metrics.messages_delivered.inc();
+        turn.delivered += 1;
         match after {
             After::Nothing => {}
             After::Settle { subscription, queue, tag } => {
@@ -366,6 +399,8 @@ impl Driver {
             self.out.append(&mut turn.scratch);
         }
         let bytes = if is_fresh { &turn.scratch } else { &self.out };
+        // One step for all of them: every thread counts here.
+        self.services.metrics.messages_delivered.inc_by(std::mem::take(&mut turn.delivered));
         let Ok(written) = self.transport.write(bytes, now) else {
             self.over.get_or_insert((LOST, "connection lost"));
             return;
@@ -439,4 +474,20 @@ impl Driver {
 fn expiry(principal: &Principal, now: Instant) -> Option<Instant> {
     let left = principal.expires_at?.duration_since(SystemTime::now()).unwrap_or_default();
     now.checked_add(left)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_run<F: Future>(_: fn(Driver) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn a_waiting_session_is_small() {
+        let (waiting, driver) = (size_of_run(Driver::run), size_of::<Driver>());
+        assert!(waiting <= 512, "a session's future has {waiting} bytes");
+        assert!(driver <= 1024, "a driver has {driver} bytes");
+    }
 }

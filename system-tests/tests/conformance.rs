@@ -1,5 +1,5 @@
 //! The transcripts of `conformance-tests` against the built relay, with either broker behind it,
-//! and against RabbitMQ's own plugins, over TCP and WebSocket.
+//! and against RabbitMQ's own plugins, over TCP and WebSocket; the relay over SockJS too.
 //!
 //! Most of the time is heart-beats and time limits, which nothing but waiting can show. So all that
 //! is played to one kind of server is played at a time.
@@ -15,6 +15,7 @@ const ACCOUNT: &str = "guest";
 /// How many plays there are: cases times versions, on WebSocket as text and as binary messages.
 const OVER_TCP: usize = 887;
 const OVER_WEB_SOCKET: usize = 1860;
+const OVER_SOCKJS: usize = 878;
 
 /// What is wrong, if anything is.
 async fn check(url: &str, profile: &Profile, at_least: usize, passes_all: bool) -> Vec<String> {
@@ -48,7 +49,13 @@ async fn check_both(tcp: String, web: String, profile: Profile, passes_all: bool
 async fn check_relay(relay: &Relay) -> Vec<String> {
     let tcp = format!("tcp://{}", relay.tcp_address());
     let web = format!("ws://{}/ws", relay.http_address());
-    check_both(tcp, web, Profile::stomp_relay().unwrap(), true).await
+    let sockjs = format!("http://{}/ws", relay.http_address());
+    let profile = Profile::stomp_relay().unwrap();
+    let (both, sockjs) = tokio::join!(
+        check_both(tcp, web, profile.clone(), true),
+        check(&sockjs, &profile, OVER_SOCKJS, true),
+    );
+    [both, sockjs].concat()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,7 +9,8 @@ use crate::report::{Report, Verdict};
 use crate::transcript::{Case, Transport, Version, name};
 
 /// Transports that one server has together.
-const LINES: [&[Transport]; 2] = [&[Transport::Tcp], &[Transport::WsText, Transport::WsBinary]];
+const LINES: [&[Transport]; 3] =
+    [&[Transport::Tcp], &[Transport::WsText, Transport::WsBinary], &[Transport::SockJs]];
 
 impl Expected {
     /// What must be listed beside the profile's own list so that the same run is as expected.

@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::http::{HeaderMap, StatusCode};
 
 use crate::dial::{DialError, Phase, Place};
 use crate::reader::{ServerFrame, show, show_bare};
-use crate::target::Target;
+use crate::target::{Line, Target};
 
 /// How much of what came is shown.
 const SHOWN: usize = 80;
@@ -90,7 +90,11 @@ impl Advice<'_> {
     }
 
     pub(super) fn tls_port(&self) -> String {
-        let scheme = if self.target.is_web_socket() { "wss://" } else { "tls://" };
+        let scheme = match self.target.line() {
+            Line::Tcp => "tls://",
+            Line::WebSocket => "wss://",
+            Line::SockJs => "https://",
+        };
         format!("this port speaks TLS; use {scheme}")
     }
 
@@ -102,7 +106,11 @@ impl Advice<'_> {
     }
 
     fn plain_scheme(&self) -> &'static str {
-        if self.target.is_web_socket() { "ws://" } else { "tcp://" }
+        match self.target.line() {
+            Line::Tcp => "tcp://",
+            Line::WebSocket => "ws://",
+            Line::SockJs => "http://",
+        }
     }
 
     fn no_connection(&self, error: &DialError) -> String {
@@ -211,7 +219,12 @@ impl Advice<'_> {
 
     fn status(&self, status: StatusCode, headers: &HeaderMap) -> String {
         let path = self.target.path();
+        let is_sockjs = self.target.line() == Line::SockJs;
         let advice = match status.as_u16() {
+            400 | 404 if is_sockjs => format!(
+                "there is no SockJS at {path}, or it is without WebSocket; check the path, which is \
+                 the one pages give to `new SockJS`"
+            ),
             200 => format!(
                 "{path} is a page, or an interceptor refused the handshake; \
                  check the path, and log in by --header"
@@ -274,7 +287,7 @@ impl Advice<'_> {
 
     fn no_stomp(&self, came: &[u8]) -> String {
         match came {
-            [b'H', b'T', b'T', b'P', b'/', ..] if !self.target.is_web_socket() => {
+            [b'H', b'T', b'T', b'P', b'/', ..] if self.target.line() == Line::Tcp => {
                 let scheme = if self.target.endpoint.tls.is_some() { "wss" } else { "ws" };
                 format!(
                     "a web server answers there; where its STOMP is WebSocket, \

@@ -199,7 +199,11 @@ fn nearest(case: &Case, fault: Fault) -> Option<Place> {
     let (version, transport) = fault.place();
     let version = case.versions().find(|of| *of == version).or_else(|| case.versions().max())?;
     let over_tcp = transport == Transport::Tcp;
-    let other = || case.transports.iter().find(|of| over_tcp || **of != Transport::Tcp);
+    // The faulty server has no SockJS: what matters there is the same over WebSocket.
+    let other = || {
+        let mut others = case.transports.iter().filter(|of| **of != Transport::SockJs);
+        others.find(|of| over_tcp || **of != Transport::Tcp)
+    };
     let transport = case.transports.iter().find(|of| **of == transport).or_else(other)?;
     Some((version, *transport))
 }

@@ -115,7 +115,7 @@ impl Call<'_> {
         if let Some(registered) = self.sockjs.registry.insert(session, found) {
             let services = self.front.services.clone();
             let transport = Transport::over_http(registered);
-            tokio::spawn(guest.run(services, transport, None, bytes::Bytes::new()));
+            guest.start(services, transport, None, bytes::Bytes::new());
         }
         Ok(())
     }

@@ -51,8 +51,8 @@ impl Driver {
     }
 
     /// Writes the rest and waits a little for the other side to do so too.
-    pub(super) async fn linger(self) {
-        let Self { transport, mut place, out, over, .. } = self;
+    pub(super) async fn linger(self: Box<Self>) {
+        let Self { transport, mut place, out, over, .. } = *self;
         let is_lost = over.is_none_or(|(code, _)| code == LOST);
         if !is_lost {
             transport.parted().await;

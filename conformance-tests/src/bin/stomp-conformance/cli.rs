@@ -45,7 +45,8 @@ pub(crate) struct Table {
 #[derive(Args)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub(crate) struct Suite {
-    /// tcp://HOST[:61613], tls://HOST[:61614], ws://HOST[:80]/PATH or wss://HOST[:443]/PATH
+    /// tcp://HOST[:61613], tls://HOST[:61614], ws://HOST[:80]/PATH, wss://HOST[:443]/PATH, or of
+    /// SockJS http://HOST[:80]/PATH, https://HOST[:443]/PATH
     #[arg(required_unless_present = "list")]
     pub(crate) url: Option<String>,
 
@@ -66,7 +67,7 @@ pub(crate) struct Suite {
     /// A header of CONNECT
     #[arg(long, value_name = "NAME:VALUE", help_heading = "Account")]
     pub(crate) connect_header: Vec<String>,
-    /// A header of the WebSocket's HTTP request, such as 'Cookie: a=b'
+    /// A header of the HTTP request for a WebSocket or SockJS, such as 'Cookie: a=b'
     #[arg(long, value_name = "NAME:VALUE", help_heading = "Account")]
     pub(crate) header: Vec<String>,
 

@@ -207,14 +207,18 @@ fn failures(server: &Server<'_>) -> String {
 }
 
 /// Where a case failed, as shortly as it can be said: nothing where it failed wherever it was
-/// played, else the versions, else TCP and WebSocket, else each.
+/// played, else the versions, else TCP, WebSocket and SockJS, else each.
 fn places(mut all: Vec<&Played>, failed: &[&Played]) -> String {
     let has_failed = |played: &Played| failed.iter().any(|failed| failed.name == played.name);
     let mut places = Vec::new();
     let version = |played: &Played| played.version.clone();
     let line = |played: &Played| {
-        let tcp = played.transport == "tcp";
-        if tcp { "TCP" } else { "WebSocket" }.to_owned()
+        match played.transport.as_str() {
+            "tcp" => "TCP",
+            "sockjs" => "SockJS",
+            _ => "WebSocket",
+        }
+        .to_owned()
     };
     if all.iter().all(|played| has_failed(played)) {
         return String::new();

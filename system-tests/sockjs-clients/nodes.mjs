@@ -53,10 +53,11 @@ export const SETUPS = {
   },
 };
 
-/** Starts two nodes and nginx before them; gives nginx's address and the nodes. */
-export async function startNodes(stage, setup) {
+/** Starts two nodes and nginx before them; gives nginx's address. `pages` is a folder they serve. */
+export async function startNodes(stage, setup, pages = null) {
   const endpoint = (port) => `
 trusted_proxies = ["127.0.0.1"]
+${pages ? `static.dir = ${JSON.stringify(pages)}` : ""}
 [[endpoint]]
 path = "/ws"
 ${setup.baseUrl ? `base_url = "http://127.0.0.1:${port}/ws"` : ""}
@@ -64,7 +65,7 @@ ${setup.baseUrl ? `base_url = "http://127.0.0.1:${port}/ws"` : ""}
   const nodes = [await startRelay(stage, endpoint), await startRelay(stage, endpoint)];
   const port = await freePort();
   await startNginx(stage, await setup.http(port, nodes), port);
-  return { url: `http://127.0.0.1:${port}`, nodes };
+  return `http://127.0.0.1:${port}`;
 }
 
 export const TRIES = 5;

@@ -151,7 +151,9 @@ impl Call<'_> {
         };
         headers::uncached(response.headers_mut());
         if config.session_cookie_needed {
-            headers::cookie(&self.parts.headers, self.peer, response.headers_mut());
+            let request = &self.parts.headers;
+            let repeats = config.session_cookie_repeated;
+            headers::cookie(request, self.peer, repeats, response.headers_mut());
         }
         response
     }

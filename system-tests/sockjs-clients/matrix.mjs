@@ -65,7 +65,7 @@ async function nginx() {
   for (const setup of Object.values(SETUPS)) {
     const stage = await scene();
     try {
-      const url = await startNodes(stage, setup);
+      const { url } = await startNodes(stage, setup);
       const row = [setup.title];
       for (const forced of [...NODE_TRANSPORTS, null]) {
         const results = await tryOften(url, forced);

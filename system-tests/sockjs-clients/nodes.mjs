@@ -57,7 +57,7 @@ export const SETUPS = {
   },
 };
 
-/** Starts two nodes and nginx before them; gives nginx's address. `pages` is a folder they serve. */
+/** Starts two nodes and nginx before them; `pages` is a folder they serve. */
 export async function startNodes(stage, setup, pages = null) {
   const endpoint = (port) => `
 trusted_proxies = ["127.0.0.1"]
@@ -69,7 +69,7 @@ ${setup.baseUrl ? `base_url = "http://127.0.0.1:${port}/ws"` : ""}
   const nodes = [await startRelay(stage, endpoint), await startRelay(stage, endpoint)];
   const port = await freePort();
   await startNginx(stage, await setup.http(port, nodes), port);
-  return `http://127.0.0.1:${port}`;
+  return { url: `http://127.0.0.1:${port}`, nodes };
 }
 
 export const TRIES = 5;

@@ -9,12 +9,9 @@ for program in "$@"; do
     case $program in
     cargo) echo "cargo is missing: install Rust 1.95 or later from https://rustup.rs" >&2 ;;
     cc) echo "a C compiler is missing: apt-get install gcc libc6-dev" >&2 ;;
-<<<<<<< HEAD
     valgrind) echo "valgrind is missing: apt-get install valgrind" >&2 ;;
-=======
     c++) echo "a C++ compiler is missing: apt-get install g++" >&2 ;;
     java | mvn) echo "$program is missing: apt-get install openjdk-17-jdk-headless maven" >&2 ;;
->>>>>>> main
     node | npm) echo "$program is missing: install Node.js 20 or later, with npm" >&2 ;;
     *) echo "$program is missing" >&2 ;;
     esac

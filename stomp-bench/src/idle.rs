@@ -57,15 +57,12 @@ pub async fn run(idle: &Idle, target: &Target, pids: &[u32]) -> Result<Report> {
     report.set("connections", idle.connections);
     let sessions = idle.connections as u64;
     let memory = Memory { before: process::rss_kib(pids)?, sessions, pids };
-    let before = Sample::take(pids)?;
     let connections = connect_all(idle.connections, |_| async {
         let mut connection = Connection::open(target).await?;
         connection.subscribe(DESTINATION, "").await?;
         Ok(connection)
     });
     let connections = connections.await?;
-    report.spent("connect", sessions, Sample::take(pids)?.since(&before));
-    report.figures.retain(|name, _| name.contains("cpu_us") || name.contains("per_second"));
     let counters = Arc::new(Counters::default());
     let (large, orders) = watch::channel(0);
     let mut tasks = JoinSet::new();

@@ -52,6 +52,13 @@ fn s01_to_s05_j11_upgrades_elsewhere() {
             assert_eq!(answer.header("connection"), Some("close"), "{}", case.0);
         }
     }
+    // Servers have died of those that did not wait for the answer.
+    for path in ["/ws/upgrade", "/ws/info", "/ws", "/ws/websocket", "/ws/0/0/websocket"] {
+        let mut http = relay.connect();
+        http.ask(&get(path).upgrade());
+        http.reset();
+    }
+    relay.is_well();
     let h2c = get("/ws/info").with("Upgrade", "h2c").with("Connection", "Upgrade, HTTP2-Settings");
     rows(&relay, vec![("S04", h2c.with("HTTP2-Settings", "AAMAAABkAAQAoAAAAAIAAAAA"), 200)]);
 }

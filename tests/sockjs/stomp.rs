@@ -199,10 +199,10 @@ fn unread_with(relay: &Relay, last: &str) -> Vec<String> {
 }
 
 /// A message that a response took along and whose receiver never comes back was not delivered,
-/// whether the response ended well or broke.
+/// whether the response ended well or broke. On a WebSocket, where no PONG came after it.
 #[test]
 fn what_a_lost_client_took_is_unread() {
-    for via in Via::HTTP {
+    for via in Via::ALL {
         let relay = Relay::stomp(DELAY, "");
         let mut client = alice(&relay, via);
         client.ask();
@@ -248,6 +248,50 @@ fn what_the_next_request_proves_is_not_unread() {
         relay.has_sessions(0);
         tell(&relay, "later");
         assert_eq!(unread_with(&relay, "later"), ["later"], "{via:?}");
+    }
+}
+
+/// In client modes the ACK proves it, and nothing else.
+#[test]
+fn what_is_not_acked_comes_again() {
+    let relay = Relay::stomp(DELAY, "");
+    for via in Via::ALL {
+        let mut client = Client::with(&relay, "/ws", via, vec![login("alice")]);
+        client.connect();
+        for (id, destination) in [("u", "/user/queue/a"), ("q", "/queue/a")] {
+            let head = format!("id:{id}\ndestination:{destination}\nack:client-individual");
+            client.send(&[format!("SUBSCRIBE\n{head}\nreceipt:{id}\n\n\0")]);
+            assert!(client.frame().starts_with(&format!("RECEIPT\nreceipt-id:{id}\n")));
+        }
+        for (destination, text) in [
+            ("/user/alice/queue/a", "read"),
+            ("/user/alice/queue/a", "not read"),
+            ("/queue/a", "done"),
+            ("/queue/a", "not done"),
+        ] {
+            client.send(&[format!("SEND\ndestination:{destination}\n\n{text}\0")]);
+            let message = client.frame();
+            assert_eq!(body(&message), text, "{via:?}");
+            if !text.starts_with("not ") {
+                let ack = header(&message, "ack").unwrap();
+                client.send(&[format!("ACK\nid:{ack}\nreceipt:ack\n\n\0")]);
+                assert!(client.frame().starts_with("RECEIPT\nreceipt-id:ack\n"));
+            }
+        }
+        client.abort();
+        relay.has_sessions(0);
+        assert_eq!(unread_with(&relay, "not read"), ["not read"], "{via:?}");
+        let mut client = Client::with(&relay, "/ws", Via::WebSocket, vec![login("alice")]);
+        client.connect();
+        client.send(&["SUBSCRIBE\nid:q\ndestination:/queue/a\n\n\0"]);
+        let message = client.frame();
+        let again = (body(&message), header(&message, "redelivered"));
+        assert_eq!(again, ("not done", Some("true")), "{via:?}");
+        client.send(&["SEND\ndestination:/app/unread/read\nreceipt:all\n\n{\"all\":true}\0"]);
+        assert!(client.frame().starts_with("RECEIPT\nreceipt-id:all\n"));
+        client.send(&["DISCONNECT\n\n\0"]);
+        assert_eq!(client.closed().0, 1000);
+        relay.has_sessions(0);
     }
 }
 

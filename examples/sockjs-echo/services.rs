@@ -24,6 +24,7 @@ pub(crate) fn endpoints(config: &Config) -> Vec<EndpointConfig> {
         if let Some(options) = &mut endpoint.sockjs {
             options.transports = SockJsTransport::ALL.into();
             options.session_cookie_needed = path == "/cookie_needed_echo";
+            options.session_cookie_repeated = true;
             if path == "/echo" {
                 options.stream_bytes_limit = STREAM_BYTES;
             }

@@ -28,6 +28,7 @@ pub(super) fn options(
         client_library_url: address(s, &name("client_library_url")).unwrap_or_default(),
         stream_bytes_limit: count(s, &name("stream_bytes_limit")),
         session_cookie_needed: s.flag(&name("session_cookie_needed")),
+        session_cookie_repeated: false,
         heartbeat_time: time(s, &name("heartbeat_time")),
         disconnect_delay: time(s, &name("disconnect_delay")),
         http_message_cache_size: count(s, &name("http_message_cache_size")),

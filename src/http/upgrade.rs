@@ -21,7 +21,7 @@ use crate::transport::sockjs::framed::Framed;
 use crate::transport::websocket::frame::FrameReader;
 use crate::transport::{Framing, Transport};
 
-use super::guest::{self, Guest};
+use super::guest::{self, Door, Guest};
 use super::problem::problem;
 use super::{Endpoint, Front, Peer};
 
@@ -105,7 +105,7 @@ async fn admit(
 ) -> Result<(Guest, HeaderValue), Response<Body>> {
     let accept = handshake(parts)?;
     guest::judge_origin(front, endpoint, peer, &parts.headers)?;
-    let guest = guest::admit(front, endpoint, peer, parts).await?;
+    let guest = guest::admit(front, endpoint, peer, parts, Door::Upgrade).await?;
     Ok((guest, accept))
 }
 
@@ -149,6 +149,11 @@ fn handshake(parts: &Parts) -> Result<HeaderValue, Response<Body>> {
     }
     let accept = derive_accept_key(key.as_bytes());
     HeaderValue::try_from(accept).or_else(|_| bad("Sec-WebSocket-Key has no answer."))
+}
+
+/// Whether the request asks for a WebSocket, wherever it goes.
+pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    has_token(headers, header::UPGRADE, "websocket")
 }
 
 fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {

@@ -67,7 +67,11 @@ async function nginx() {
     try {
       const { url } = await startNodes(stage, setup);
       const row = [setup.title];
-      for (const forced of [...NODE_TRANSPORTS, null]) row.push(showTries(await tryOften(url, forced), forced));
+      for (const forced of [...NODE_TRANSPORTS, null]) {
+        const results = await tryOften(url, forced);
+        if (setup.works && results.some((result) => !result.ok)) process.exitCode = 1;
+        row.push(showTries(results, forced));
+      }
       rows.push(row);
     } finally {
       await stage.stop();

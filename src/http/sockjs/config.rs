@@ -81,6 +81,9 @@ pub struct SockJsConfig {
     pub stream_bytes_limit: usize,
     /// Whether answers set a cookie, for balancers that go by it.
     pub session_cookie_needed: bool,
+    /// Whether a client's own cookie is sent back to it, as the protocol's tests want it. Next to
+    /// an application with a cookie of that name this would take `SameSite` and the like from it.
+    pub session_cookie_repeated: bool,
     /// Silence after which a client is sent `h`.
     pub heartbeat_time: Duration,
     /// How long a session lives between two requests.

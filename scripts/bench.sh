@@ -169,8 +169,8 @@ paced() { # WORK MODE SECONDS WARM_UP ARGUMENTS...: as many deliveries as come i
 idle_rows() {
     local work="idle session" settle
     settle=$(by_kind 5 2)
-    measure relay "$work" idle --connections 1000 --settle "$settle" --burst 1000 --large 60000
-    measure floor "$work" idle --connections 1000 --settle "$settle"
+    measure relay "$work" idle --connections 4000 --settle "$settle" --burst 1000 --large 60000
+    measure floor "$work" idle --connections 4000 --settle "$settle"
     # A burst to a thousand of its sessions takes RabbitMQ a minute.
     measure rabbitmq "$work" idle --connections "$(by_kind 300 100)" --settle "$settle" \
         --burst "$(by_kind 1000 200)" --large 60000

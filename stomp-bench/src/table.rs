@@ -6,12 +6,11 @@ use crate::Result;
 use crate::report::{Report, round};
 
 /// What a table shows of a run, and what it is called there.
-const FIGURES: [(&str, &str); 12] = [
+const FIGURES: [(&str, &str); 11] = [
     ("server_cpu_us_per_delivered", "us CPU per delivered message"),
     ("latency_p50_us", "us, p50"),
     ("latency_p99_us", "us, p99"),
     ("delivered_per_second", "delivered a second"),
-    ("messages_per_read", "messages a read"),
     ("server_cpu_us_per_connect", "us CPU per connect"),
     ("server_cpu_us_per_cycle", "us CPU per cycle"),
     ("idle_kib", "KiB per session"),

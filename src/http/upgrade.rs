@@ -12,7 +12,6 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tungstenite::handshake::derive_accept_key;
 
 use crate::session::driver::Services;
@@ -22,6 +21,7 @@ use crate::transport::websocket::frame::FrameReader;
 use crate::transport::{Framing, Transport};
 
 use super::guest::{self, Door, Guest};
+use super::patience::Watched;
 use super::problem::problem;
 use super::{Endpoint, Front, Peer};
 
@@ -179,8 +179,8 @@ fn subprotocol(headers: &HeaderMap) -> Option<(&'static str, Version)> {
 async fn run(services: Arc<Services>, guest: Guest, content: Content, request: Request<Incoming>) {
     // Where the client has gone meanwhile, there is nobody to tell.
     let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!("an upgraded connection is no TCP connection");
+    let Ok(parts) = upgraded.downcast::<TokioIo<Watched>>() else {
+        tracing::error!("an upgraded connection is not one of this server's");
         return;
     };
     let early: Bytes = parts.read_buf;
@@ -199,7 +199,7 @@ async fn run(services: Arc<Services>, guest: Guest, content: Content, request: R
             (Framing::SockJs(Box::new(framed)), None)
         }
     };
-    let transport = Transport::new(parts.io.into_inner(), framing);
+    let transport = Transport::new(parts.io.into_inner().into_inner(), framing);
     guest.start(services, transport, subprotocol, early);
 }
 

@@ -318,11 +318,6 @@ impl Client {
         answer
     }
 
-    /// Sends on a new connection: the last one may have been closed for want of use.
-    pub(crate) fn sends_anew(&mut self) {
-        self.sender = None;
-    }
-
     /// Sends messages.
     pub(crate) fn send<S: AsRef<str>>(&mut self, messages: &[S]) {
         let messages: Vec<&str> = messages.iter().map(AsRef::as_ref).collect();

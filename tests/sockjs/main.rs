@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in tests a panic is how to fail")]
 
+mod beats;
 mod client;
 mod http;
 mod limits;

@@ -151,7 +151,7 @@ fn errors_end_it() {
     relay.is_well();
 }
 
-const DELAY: &str = "disconnect_delay = \"300ms\"";
+const DELAY: &str = "disconnect_delay = \"1s\"";
 
 /// A session of alice that waits for user messages.
 fn alice(relay: &Relay, via: Via) -> Client {
@@ -166,8 +166,7 @@ fn tell(relay: &Relay, text: &str) {
     let mut bob = Client::with(relay, "/ws", Via::WebSocket, vec![login("bob")]);
     bob.connect();
     bob.publish("/user/alice/queue/a", text);
-    bob.send(&["DISCONNECT\n\n\0"]);
-    assert_eq!(bob.closed().0, 1000);
+    bob.bye();
 }
 
 /// The bodies of what alice has not read.
@@ -185,8 +184,7 @@ fn unread(relay: &Relay) -> Vec<String> {
         assert_eq!(header(&frame, "x-destination"), Some("/user/queue/a"));
         bodies.push(body(&frame).to_owned());
     }
-    alice.send(&["DISCONNECT\n\n\0"]);
-    assert_eq!(alice.closed().0, 1000);
+    alice.bye();
     bodies
 }
 
@@ -240,6 +238,7 @@ fn what_the_next_request_proves_is_not_unread() {
     for via in [Via::Xhr, Via::Jsonp] {
         let relay = Relay::stomp(DELAY, "");
         let mut client = alice(&relay, via);
+        client.ask();
         tell(&relay, "delivered");
         assert_eq!(body(&client.frame()), "delivered");
         // That the second one hears that a first one waits shows that the first one is there.
@@ -289,8 +288,7 @@ fn what_is_not_acked_comes_again() {
         assert_eq!(again, ("not done", Some("true")), "{via:?}");
         client.send(&["SEND\ndestination:/app/unread/read\nreceipt:all\n\n{\"all\":true}\0"]);
         assert!(client.frame().starts_with("RECEIPT\nreceipt-id:all\n"));
-        client.send(&["DISCONNECT\n\n\0"]);
-        assert_eq!(client.closed().0, 1000);
+        client.bye();
         relay.has_sessions(0);
     }
 }

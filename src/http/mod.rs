@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -195,6 +195,11 @@ async fn respond(
     mut request: Request<Incoming>,
     connection: IpAddr,
 ) -> Response<Body> {
+    if !has_one_host(&request) {
+        let mut response = problem::problem(StatusCode::BAD_REQUEST, "There must be one Host.");
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return response;
+    }
     let peer = front.peer(connection, request.headers());
     if let Some(endpoint) = front.endpoint(request.uri().path()).cloned() {
         let is_own_path = request.uri().path() == endpoint.path;
@@ -208,6 +213,14 @@ async fn respond(
     request.extensions_mut().insert(peer);
     let answer = router.oneshot(request.map(Body::new)).await;
     answer.unwrap_or_else(|never| match never {})
+}
+
+/// RFC 9112, 3.2. What the server's own origin is depends on it.
+fn has_one_host(request: &Request<Incoming>) -> bool {
+    match request.headers().get_all(header::HOST).iter().count() {
+        0 => request.version() < Version::HTTP_11,
+        count => count == 1,
+    }
 }
 
 fn router(front: &Arc<Front>) -> Router {

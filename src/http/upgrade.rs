@@ -123,6 +123,9 @@ fn handshake(parts: &Parts) -> Result<HeaderValue, Response<Body>> {
         return Err(response);
     }
     let headers = &parts.headers;
+    if parts.version < http::Version::HTTP_11 {
+        return bad("A WebSocket begins with HTTP/1.1.");
+    }
     if !has_token(headers, header::UPGRADE, "websocket")
         || !has_token(headers, header::CONNECTION, "upgrade")
     {

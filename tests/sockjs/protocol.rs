@@ -286,13 +286,34 @@ fn http_1_0() {
     assert_eq!(body, format!("{}\no\nc[3000,\"Go away!\"]\n", "h".repeat(2048)));
 }
 
+/// Which origin is the server's own is read from Host: there is one.
+#[test]
+fn one_host() {
+    let relay = Relay::echo();
+    for (version, hosts, status) in [
+        ("1.1", "", 400),
+        ("1.1", "Host: a\r\nHost: b\r\n", 400),
+        ("1.0", "Host: a\r\nHost: b\r\n", 400),
+        ("1.0", "", 200),
+        ("1.1", "Host: a\r\n", 200),
+    ] {
+        let mut http = relay.connect();
+        http.bytes(format!("GET /echo/info HTTP/{version}\r\n{hosts}\r\n").as_bytes());
+        assert_eq!(http.whole(false).status(), status, "{version} {hosts}");
+        if status == 400 {
+            assert_eq!(http.rest(), b"");
+        }
+    }
+}
+
 #[test]
 fn http_1_1_goes_on_with_the_connection() {
     let relay = Relay::echo();
     let mut http = relay.connect();
     let session = fresh("/echo");
     assert_eq!(http.answer(&get("/echo")).text(), "Welcome to SockJS!\n");
-    assert_eq!(http.answer(&Via::Xhr.request(&session)).text(), "o\n");
+    let with_time = request("POST", &format!("{session}/xhr?t=1732591234567"));
+    assert_eq!(http.answer(&with_time).text(), "o\n");
     let sent = http.answer(&post(&format!("{session}/xhr_send"), "[\"a\"]"));
     assert_eq!(sent.status(), 204);
     assert_eq!(http.answer(&Via::Xhr.request(&session)).text(), "a[\"a\"]\n");
@@ -318,4 +339,10 @@ fn http_quirks() {
     let sent = http.answer(&chunked.with("Transfer-Encoding", "chunked"));
     assert_eq!(sent.status(), 204);
     assert_eq!(http.answer(&request("POST", &format!("{session}/xhr"))).text(), "a[\"a\"]\n");
+    // A client that asks before it sends is told to go on.
+    http.ask(&post(&path, "").with("Content-Length", "5").with("Expect", "100-continue"));
+    assert_eq!(http.head().status, 100);
+    http.bytes(b"[\"b\"]");
+    assert_eq!(http.whole(false).status(), 204);
+    assert_eq!(http.answer(&request("POST", &format!("{session}/xhr"))).text(), "a[\"b\"]\n");
 }

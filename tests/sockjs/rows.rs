@@ -95,6 +95,8 @@ fn s07_to_s11_handshakes() {
             ],
         );
         assert_eq!(answers[0].header("sec-websocket-version"), Some("13"));
+        // HTTP/1.0 knows no upgrade.
+        assert_eq!(relay.ask(&good.clone().http_1_0()).status(), 400);
         // S10, S11: what slow parsers choke on is passed over.
         let extension = format!("x; a=\"{}\"", "\\b\\c".repeat(1800));
         let protocol = format!("b{}x", " ".repeat(12_000));

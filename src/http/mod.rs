@@ -166,8 +166,10 @@ async fn connection(
 ) {
     let head_time = front.head_time;
     let service = service_fn(move |request: Request<Incoming>| {
-        let (front, router) = (front.clone(), router.clone());
-        async move { Ok::<_, Infallible>(respond(front, router, request, address.ip()).await) }
+        // hyper keeps room for the future of a request as long as the connection lives, and a
+        // streaming response lives long: a pointer is enough.
+        let answer = Box::pin(respond(front.clone(), router.clone(), request, address.ip()));
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::mailbox::{Entry, Mailbox, SubscriptionNumber};
+use super::mailbox::{Entry, Mailbox, SubscriptionNumber, Token};
 use super::words::{Bucket, Words};
 use crate::destination::Topic;
 use crate::message::Message;
@@ -64,6 +64,20 @@ impl Topics {
         let mut receivers = 0;
         self.words.look_up(key, |group| receivers += group.push(message));
         receivers
+    }
+
+    /// The same for several messages: a mailbox is locked and its session woken once.
+    pub fn publish_together(&self, key: &str, messages: &[(Token, Arc<Message>)]) {
+        self.words.look_up(key, |group| {
+            for Member { mailbox, subscription } in &group.members {
+                let entries = messages.iter().map(|(_, message)| Entry::Shared {
+                    message: message.clone(),
+                    subscription: *subscription,
+                });
+                // Where the session is gone or about to be, what is left goes nowhere.
+                let _ = mailbox.push_all(entries);
+            }
+        });
     }
 }
 

@@ -43,8 +43,8 @@ start_relay() {
         tail -n 20 "$dir/log" >&2
         return 1
     fi
-    printf 'STOMP_URL=tcp://127.0.0.1:%s\nWEB_STOMP_URL=ws://127.0.0.1:%s/ws\n' "$tcp" "$http" \
-        >"$dir/env"
+    printf '%s\n' "STOMP_URL=tcp://127.0.0.1:$tcp" "WEB_STOMP_URL=ws://127.0.0.1:$http/ws" \
+        "SOCKJS_URL=http://127.0.0.1:$http/ws" >"$dir/env"
 }
 
 stop_relay() {
@@ -104,9 +104,11 @@ start_relay "$servers/relay-rabbitmq" --broker "$(value AMQP_URL "$servers/rabbi
 own="stomp-relay $("$relay" --version | cut -d' ' -f2)"
 play relay-tcp "$own" "$(value STOMP_URL "$servers/relay")"
 play relay-ws "$own" "$(value WEB_STOMP_URL "$servers/relay")"
+play relay-sockjs "$own" "$(value SOCKJS_URL "$servers/relay")"
 label=$(named "$rabbitmq")
 play relay-rabbitmq-tcp "$own on $label" "$(value STOMP_URL "$servers/relay-rabbitmq")"
 play relay-rabbitmq-ws "$own on $label" "$(value WEB_STOMP_URL "$servers/relay-rabbitmq")"
+play relay-rabbitmq-sockjs "$own on $label" "$(value SOCKJS_URL "$servers/relay-rabbitmq")"
 play rabbitmq-tcp "$label STOMP" "tcp://127.0.0.1:$rabbitmq"
 play rabbitmq-ws "$label Web STOMP" "ws://127.0.0.1:$(value WEB_STOMP_PORT "$servers/rabbitmq")/ws"
 label="ActiveMQ Artemis $(version artemis)"
@@ -129,7 +131,8 @@ Artemis and Spring let every login in, so nothing that is about a refused one pa
 All levels are played with the profile `spec`: an ERROR's text and the code of a WebSocket close are
 the server's own, and cases about RabbitMQ's own destinations are left out. The relay passes those
 too, with either broker: `system-tests/tests/conformance.rs` plays everything. Spring's simple broker
-is played with `spring`, which pauses where others are asked for a RECEIPT: it sends none.
+is played with `spring`, which pauses where others are asked for a RECEIPT: it sends none. What is
+played over `http` is SockJS.
 
 A failure says that a server differs from the specification, or at level `field` from what clients
 find elsewhere. Why RabbitMQ differs is in
@@ -140,7 +143,8 @@ NOTE
 
 page=docs/conformance.md
 "$tool" table --out "$servers/table.md" \
-    "$runs"/{relay-tcp,relay-ws,relay-rabbitmq-tcp,relay-rabbitmq-ws,rabbitmq-tcp,rabbitmq-ws}.json \
+    "$runs"/{relay-tcp,relay-ws,relay-sockjs}.json \
+    "$runs"/{relay-rabbitmq-tcp,relay-rabbitmq-ws,relay-rabbitmq-sockjs,rabbitmq-tcp,rabbitmq-ws}.json \
     "$runs"/{artemis-tcp,artemis-ws,spring-relay,spring-simple}.json
 { head -n 1 "$servers/table.md" && note && tail -n +2 "$servers/table.md"; } >"$page"
 echo "wrote $page"

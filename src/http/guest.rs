@@ -41,6 +41,15 @@ impl fmt::Debug for Service {
     }
 }
 
+/// Where somebody comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Door {
+    Upgrade,
+    /// The first request of a SockJS session. Where there is no place it gets 503, whoever has
+    /// too many: its clients then try the next transport and give up.
+    Receive,
+}
+
 /// Somebody who is let in, and has no connection yet.
 pub(super) enum Guest {
     Stomp { place: Place, principal: Option<Principal> },
@@ -123,6 +132,7 @@ pub(super) async fn admit(
     endpoint: &Endpoint,
     peer: Peer,
     parts: &Parts,
+    door: Door,
 ) -> Result<Guest, Response<Body>> {
     if let Service::Custom(service) = &endpoint.service {
         return Ok(Guest::Custom(service.clone()));
@@ -133,16 +143,20 @@ pub(super) async fn admit(
         return Err(refused(&AuthError::Missing));
     }
     let user = principal.as_ref().map(|principal| &principal.name);
-    let place = front.services.sessions.enter(peer.address, user).map_err(no_place)?;
-    Ok(Guest::Stomp { place, principal })
+    let place = front.services.sessions.enter(peer.address, user);
+    Ok(Guest::Stomp { place: place.map_err(|reason| no_place(reason, door))?, principal })
 }
 
-fn no_place(reason: NoPlace) -> Response<Body> {
+fn no_place(reason: NoPlace, door: Door) -> Response<Body> {
     let (status, detail) = match reason {
         NoPlace::Draining => (StatusCode::SERVICE_UNAVAILABLE, "The server is about to restart."),
         NoPlace::Total => (StatusCode::SERVICE_UNAVAILABLE, "The server has no place left."),
         NoPlace::Address => (StatusCode::TOO_MANY_REQUESTS, "Too many sessions from this address."),
         NoPlace::User => (StatusCode::TOO_MANY_REQUESTS, "Too many sessions of this user."),
+    };
+    let status = match door {
+        Door::Upgrade => status,
+        Door::Receive => StatusCode::SERVICE_UNAVAILABLE,
     };
     let mut response = problem(status, detail);
     response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));

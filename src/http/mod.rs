@@ -5,6 +5,7 @@ pub mod admin;
 mod api;
 mod guest;
 mod origin;
+mod patience;
 mod problem;
 mod range;
 mod sockjs;
@@ -22,7 +23,7 @@ use axum::body::Body;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
@@ -171,8 +172,9 @@ async fn connection(
         let answer = Box::pin(respond(front.clone(), router.clone(), request, address.ip()));
         async move { Ok::<_, Infallible>(answer.await) }
     });
+    let (stream, clock) = patience::watched(stream, head_time);
     let serving = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(clock)
         .header_read_timeout(head_time)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)

@@ -12,7 +12,6 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
 use tungstenite::handshake::derive_accept_key;
 
 use crate::session::driver::Services;
@@ -21,7 +20,8 @@ use crate::transport::sockjs::framed::Framed;
 use crate::transport::websocket::frame::FrameReader;
 use crate::transport::{Framing, Transport};
 
-use super::guest::{self, Guest};
+use super::guest::{self, Door, Guest};
+use super::patience::Watched;
 use super::problem::problem;
 use super::{Endpoint, Front, Peer};
 
@@ -105,7 +105,7 @@ async fn admit(
 ) -> Result<(Guest, HeaderValue), Response<Body>> {
     let accept = handshake(parts)?;
     guest::judge_origin(front, endpoint, peer, &parts.headers)?;
-    let guest = guest::admit(front, endpoint, peer, parts).await?;
+    let guest = guest::admit(front, endpoint, peer, parts, Door::Upgrade).await?;
     Ok((guest, accept))
 }
 
@@ -151,6 +151,11 @@ fn handshake(parts: &Parts) -> Result<HeaderValue, Response<Body>> {
     HeaderValue::try_from(accept).or_else(|_| bad("Sec-WebSocket-Key has no answer."))
 }
 
+/// Whether the request asks for a WebSocket, wherever it goes.
+pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    has_token(headers, header::UPGRADE, "websocket")
+}
+
 fn has_token(headers: &HeaderMap, name: header::HeaderName, token: &str) -> bool {
     let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
     values.flat_map(|value| value.split(',')).any(|item| item.trim().eq_ignore_ascii_case(token))
@@ -174,8 +179,8 @@ fn subprotocol(headers: &HeaderMap) -> Option<(&'static str, Version)> {
 async fn run(services: Arc<Services>, guest: Guest, content: Content, request: Request<Incoming>) {
     // Where the client has gone meanwhile, there is nobody to tell.
     let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
-    let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-        tracing::error!("an upgraded connection is no TCP connection");
+    let Ok(parts) = upgraded.downcast::<TokioIo<Watched>>() else {
+        tracing::error!("an upgraded connection is not one of this server's");
         return;
     };
     let early: Bytes = parts.read_buf;
@@ -194,7 +199,7 @@ async fn run(services: Arc<Services>, guest: Guest, content: Content, request: R
             (Framing::SockJs(Box::new(framed)), None)
         }
     };
-    let transport = Transport::new(parts.io.into_inner(), framing);
+    let transport = Transport::new(parts.io.into_inner().into_inner(), framing);
     guest.start(services, transport, subprotocol, early);
 }
 

@@ -210,7 +210,9 @@ impl Transport {
     /// Appends the end of the conversation, where the framing has one.
     pub fn put_close(&self, out: &mut Vec<u8>, code: u16, reason: &str) {
         let Line::Socket { framing, .. } = &self.line else { return };
-        if let Framing::SockJs(_) = framing {
+        if let Framing::SockJs(framed) = framing
+            && !framed.is_broken
+        {
             let mut frame = Vec::new();
             sockjs::push_close(&mut frame, code, reason);
             self.put_sign(out, &frame);

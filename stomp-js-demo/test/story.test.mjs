@@ -1,13 +1,19 @@
-// The story of two people and two tabs, told to the built relay by a real browser: once with the
-// embedded broker and SQLite, once with RabbitMQ and Redis.
+// The story of two people and two tabs, told to the built relay by a real browser: with the
+// embedded broker and SQLite by WebSocket and by SockJS, and with RabbitMQ and Redis.
 
 import assert from "node:assert/strict";
 import { after, before, describe, test } from "node:test";
 import { Tab, launch } from "./browser.mjs";
 import { startRelay, until } from "./servers.mjs";
 
-for (const kind of ["embedded", "rabbitmq"]) {
-  describe(`page on ${kind}`, { timeout: 240_000 }, () => {
+const STORIES = [
+  { name: "embedded", kind: "embedded", transport: "raw" },
+  { name: "embedded-polling", kind: "embedded", transport: "xhr-polling" },
+  { name: "rabbitmq", kind: "rabbitmq", transport: "raw" },
+];
+
+for (const { name, kind, transport } of STORIES) {
+  describe(`page on ${kind} by ${transport}`, { timeout: 240_000 }, () => {
     let relay, browser, alices, bobs;
 
     before(async () => {
@@ -27,7 +33,7 @@ for (const kind of ["embedded", "rabbitmq"]) {
     });
 
     const enter = async (context, user) => {
-      const tab = await Tab.open(context, `${relay.url}?user=${user}`);
+      const tab = await Tab.open(context, `${relay.url}?user=${user}&transport=${transport}`);
       assert.equal(await tab.at("login-name").inputValue(), user);
       await tab.login(user);
       await tab.connected();
@@ -37,7 +43,7 @@ for (const kind of ["embedded", "rabbitmq"]) {
     test("a wrong passcode is refused with a reason, and no session", async () => {
       await people();
       const tab = await Tab.open(alices, relay.url);
-      await tab.shot(`${kind}-login-1280`);
+      await tab.shot(`${name}-login-1280`);
       await tab.login("alice", "not-alice");
       await until("a reason", async () => (await tab.at("login-error").textContent()) !== "");
       assert.ok(await tab.at("login-form").isVisible());
@@ -56,15 +62,15 @@ for (const kind of ["embedded", "rabbitmq"]) {
       await bob.say("Since ten minutes, on staging.");
       await alice.message("on staging").waitFor();
       assert.equal(await alice.at("message").count(), 2);
-      await alice.shot(`${kind}-room-1280`);
-      await bob.shot(`${kind}-room-390`);
+      await alice.shot(`${name}-room-1280`);
+      await bob.shot(`${name}-room-390`);
 
       // Bob goes; alice writes to him; the relay keeps it.
       await bob.close();
       await alice.at("nav-user-bob").click();
       await alice.say("Could you send me the numbers when you are back?");
       await alice.message("the numbers").getByText("stored").waitFor();
-      await alice.shot(`${kind}-direct-1280`);
+      await alice.shot(`${name}-direct-1280`);
 
       // He comes back, in two tabs.
       const first = await enter(bobs, "bob");
@@ -73,9 +79,9 @@ for (const kind of ["embedded", "rabbitmq"]) {
         await tab.at("unread-badge").getByText("1 unread", { exact: true }).waitFor();
         await tab.at("unread-alice").waitFor();
       }
-      await first.shot(`${kind}-unread-390`);
+      await first.shot(`${name}-unread-390`);
       await second.page.setViewportSize({ width: 1280, height: 800 });
-      await second.shot(`${kind}-unread-1280`);
+      await second.shot(`${name}-unread-1280`);
 
       // He reads it in one, and both know.
       await first.at("nav-user-alice").click();
@@ -84,7 +90,7 @@ for (const kind of ["embedded", "rabbitmq"]) {
         await tab.at("unread-badge").waitFor({ state: "hidden" });
         await tab.at("unread-alice").waitFor({ state: "detached" });
       }
-      await first.shot(`${kind}-read-390`);
+      await first.shot(`${name}-read-390`);
 
       // A new page: still read, and still there to be looked at.
       await first.page.reload();
@@ -130,8 +136,8 @@ for (const kind of ["embedded", "rabbitmq"]) {
       for (const tab of [alice, bob]) await tab.at("job-done").waitFor();
       const jobs = await Promise.all([alice, bob].map((tab) => tab.at("job-text").textContent()));
       assert.deepEqual(jobs.sort(), ["Call the printer", "Check the invoices"]);
-      await alice.shot(`${kind}-jobs-1280`);
-      await bob.shot(`${kind}-jobs-390`);
+      await alice.shot(`${name}-jobs-1280`);
+      await bob.shot(`${name}-jobs-390`);
 
       // Bob pauses: what he held goes to alice once she is free.
       const held = await bob.at("job-text").textContent();

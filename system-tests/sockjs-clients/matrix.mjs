@@ -65,9 +65,13 @@ async function nginx() {
   for (const setup of Object.values(SETUPS)) {
     const stage = await scene();
     try {
-      const url = await startNodes(stage, setup);
+      const { url } = await startNodes(stage, setup);
       const row = [setup.title];
-      for (const forced of [...NODE_TRANSPORTS, null]) row.push(showTries(await tryOften(url, forced), forced));
+      for (const forced of [...NODE_TRANSPORTS, null]) {
+        const results = await tryOften(url, forced);
+        if (setup.works && results.some((result) => !result.ok)) process.exitCode = 1;
+        row.push(showTries(results, forced));
+      }
       rows.push(row);
     } finally {
       await stage.stop();

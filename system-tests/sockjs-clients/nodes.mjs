@@ -29,9 +29,12 @@ const server = (port, directives = "") =>
 const UPGRADE = `proxy_http_version 1.1; proxy_set_header Host $http_host;
   proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection upgrade;`;
 
-/** How nginx is set up; `baseUrl` is whether `/info` names the node itself. */
+/**
+ * How nginx is set up. `baseUrl`: `/info` names the node itself; `works`: every transport is to
+ * work, with the others it depends.
+ */
 export const SETUPS = {
-  hash: { title: "hash on the session's name, as below", http: documented },
+  hash: { title: "hash on the session's name, as above", works: true, http: documented },
   roundRobin: {
     title: "round robin, upgrades passed on",
     http: (port, nodes) => `${upstream(nodes)} ${server(port, UPGRADE)}`,
@@ -39,6 +42,7 @@ export const SETUPS = {
   baseUrl: {
     title: "the same, `base_url` of each node in its `/info`",
     baseUrl: true,
+    works: true,
     http: (port, nodes) => `${upstream(nodes)} ${server(port, UPGRADE)}`,
   },
   plain: {
@@ -53,7 +57,7 @@ export const SETUPS = {
   },
 };
 
-/** Starts two nodes and nginx before them; gives nginx's address. `pages` is a folder they serve. */
+/** Starts two nodes and nginx before them; `pages` is a folder they serve. */
 export async function startNodes(stage, setup, pages = null) {
   const endpoint = (port) => `
 trusted_proxies = ["127.0.0.1"]
@@ -65,7 +69,7 @@ ${setup.baseUrl ? `base_url = "http://127.0.0.1:${port}/ws"` : ""}
   const nodes = [await startRelay(stage, endpoint), await startRelay(stage, endpoint)];
   const port = await freePort();
   await startNginx(stage, await setup.http(port, nodes), port);
-  return `http://127.0.0.1:${port}`;
+  return { url: `http://127.0.0.1:${port}`, nodes };
 }
 
 export const TRIES = 5;

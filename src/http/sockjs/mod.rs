@@ -46,7 +46,7 @@ struct Call<'a> {
     parts: Parts,
 }
 
-/// Answers a request whose path begins with the endpoint's; `rest` follows it.
+/// Answers a request whose path begins with the endpoint's.
 pub(super) async fn respond(
     front: &Arc<Front>,
     endpoint: &Arc<Endpoint>,
@@ -54,11 +54,26 @@ pub(super) async fn respond(
     peer: Peer,
     request: Request<Incoming>,
 ) -> Response<Body> {
-    let rest = request.uri().path().get(endpoint.path.len()..).unwrap_or_default();
-    let Some(route) = path::route(rest) else { return statics::not_found() };
-    if !is_served(sockjs, route) {
-        return statics::not_found();
+    let asks_for_websocket = upgrade::asks_for_websocket(request.headers());
+    let mut response = answer(front, endpoint, sockjs, peer, request).await;
+    if asks_for_websocket && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // It is answered as if it had not asked. What it may have sent after its head is no
+        // request (RFC 9931).
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    response
+}
+
+async fn answer(
+    front: &Arc<Front>,
+    endpoint: &Arc<Endpoint>,
+    sockjs: &SockJs,
+    peer: Peer,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let rest = request.uri().path().get(endpoint.path.len()..).unwrap_or_default();
+    let route = path::route(rest).filter(|route| is_served(sockjs, *route));
+    let Some(route) = route else { return statics::not_found() };
     if let Some(answer) = by_method(route, request.method()) {
         return answer;
     }

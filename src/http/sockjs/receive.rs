@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use http::{Response, StatusCode};
 
-use crate::http::guest::{self, Guest};
+use crate::http::guest::{self, Door, Guest};
 use crate::http::problem::refused;
 use crate::transport::Transport;
 use crate::transport::sockjs::pipe::{Outbound, Pipe, PipeConfig};
@@ -90,7 +90,8 @@ impl Call<'_> {
 
     /// Opens a session of that name, where nobody else is faster.
     async fn open(&self, session: &str, kind: Kind) -> Result<(), Response<Body>> {
-        let admitted = guest::admit(self.front, self.endpoint, self.peer, &self.parts).await;
+        let door = Door::Receive;
+        let admitted = guest::admit(self.front, self.endpoint, self.peer, &self.parts, door).await;
         let metrics = &self.front.services.metrics;
         let guest = admitted.inspect_err(|_| {
             metrics.handshakes_refused.inc();

@@ -105,7 +105,11 @@ pub(super) fn iframe(
     }
     let body = iframe_page(&config.client_library_url);
     let tag = iframe_tag(&body);
-    let is_known = request.get_all(header::IF_NONE_MATCH).iter().any(|known| known == tag.as_str());
+    let is_known = request.get_all(header::IF_NONE_MATCH).iter().any(|known| {
+        let known = known.to_str().unwrap_or_default().split(',').map(str::trim);
+        // A proxy that compresses makes it a weak one (RFC 9110, 13.1.2).
+        known.map(|known| known.strip_prefix("W/").unwrap_or(known)).any(|known| known == tag)
+    });
     let mut response = if is_known {
         empty(StatusCode::NOT_MODIFIED)
     } else {

@@ -26,6 +26,8 @@ pub struct Framed {
     heartbeat: Duration,
     /// When something was last written.
     pub(in crate::transport) wrote: Instant,
+    /// The client breaks the rules, and is told so by WebSocket's Close alone.
+    pub(in crate::transport) is_broken: bool,
 }
 
 impl Framed {
@@ -42,6 +44,7 @@ impl Framed {
             ready: VecDeque::new(),
             heartbeat,
             wrote: now,
+            is_broken: false,
         };
         framed.set_limits(limits);
         framed
@@ -64,6 +67,12 @@ impl Framed {
     /// # Errors
     /// Where the WebSocket or the JSON is broken.
     pub fn next(&mut self, input: &mut BytesMut) -> Result<Option<WsEvent>, Broken> {
+        let result = self.read(input);
+        self.is_broken |= result.is_err();
+        result
+    }
+
+    fn read(&mut self, input: &mut BytesMut) -> Result<Option<WsEvent>, Broken> {
         loop {
             if let Some(message) = self.ready.pop_front() {
                 return Ok(Some(WsEvent::Data(message)));

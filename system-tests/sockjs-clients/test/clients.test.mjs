@@ -76,6 +76,30 @@ allowed_origins = ["http://localhost.:${port}"]
     await stranger.close();
   });
 
+  test("a page that is left takes its session with it", async () => {
+    const tab = await openTab(browser, relay.url, version);
+    for (const forced of [...MAIN, ...OLD]) {
+      await until("no session", async () => (await relay.sessions()) === 0);
+      await tab.page.goto(`${relay.url}/page-${version}.html`);
+      await tab.page.evaluate(
+        ([address, transport]) =>
+          new Promise((resolve, reject) => {
+            const client = new globalThis.StompJs.Client({
+              webSocketFactory: () => new globalThis.SockJS(address, null, { transports: [transport] }),
+              connectHeaders: { login: "alice", passcode: "alice" },
+              onConnect: resolve,
+              onWebSocketClose: ({ code, reason }) => reject(new Error(`${transport}: ${code} ${reason}`)),
+            });
+            client.activate();
+          }),
+        [url, forced],
+      );
+      assert.equal(await relay.sessions(), 1, forced);
+      await tab.page.goto("about:blank");
+    }
+    await tab.close();
+  });
+
   test("no session is left", async () => {
     await until("all sessions are gone", async () => (await relay.sessions()) === 0);
   });

@@ -26,7 +26,6 @@ bench=target/release/stomp-bench
 relay=target/release/stomp-relay
 results=target/bench/results.jsonl
 scratch=$(mktemp -d "${TMPDIR:-/tmp}/stomp-bench.XXXXXX")
-began=$SECONDS
 failures=()
 declare -A url pid extra started
 
@@ -36,6 +35,7 @@ cargo build --release --locked -p stomp-relay -p stomp-bench --bin stomp-relay -
 mkdir -p target/bench
 : >"$results"
 ulimit -n "$(ulimit -Hn)"
+began=$SECONDS
 load_before=$(cut -d' ' -f1-3 /proc/loadavg)
 
 stop_servers() {
@@ -148,29 +148,29 @@ measure() {
     fi
 }
 
-# saturated WORK MODE ARGUMENTS...: with those of the servers named in $on.
+# With those of the servers that $on names.
 on="relay floor floor-coalesced rabbitmq"
-saturated() {
-    local work=$1 mode=$2 name
-    shift 2
-    for name in $on; do
-        measure "$name" "$work" "$mode" --deliveries "$(by_kind 300000 30000)" \
-            --time "$(by_kind 3 1)" "$@"
-    done
-}
-paced() { # WORK MODE SECONDS ARGUMENTS...: as many deliveries as that takes
-    local work=$1 mode=$2 time=$3 name
+saturated() { # WORK MODE WARM_UP ARGUMENTS...
+    local work=$1 mode=$2 warm_up=$3 name
     shift 3
     for name in $on; do
-        measure "$name" "$work" "$mode" --deliveries 1 --warm-up 1000 --time "$time" "$@"
+        measure "$name" "$work" "$mode" --deliveries "$(by_kind 300000 30000)" \
+            --time "$(by_kind 3 1)" --warm-up "$warm_up" "$@"
+    done
+}
+paced() { # WORK MODE SECONDS WARM_UP ARGUMENTS...: as many deliveries as come in that time
+    local work=$1 mode=$2 time=$3 warm_up=$4 name
+    shift 4
+    for name in $on; do
+        measure "$name" "$work" "$mode" --deliveries 1 --warm-up "$warm_up" --time "$time" "$@"
     done
 }
 
 idle_rows() {
     local work="idle session" settle
     settle=$(by_kind 5 2)
-    measure relay "$work" idle --connections 1000 --settle "$settle" --burst 1000 --large 60000
-    measure floor "$work" idle --connections 1000 --settle "$settle"
+    measure relay "$work" idle --connections 4000 --settle "$settle" --burst 1000 --large 60000
+    measure floor "$work" idle --connections 4000 --settle "$settle"
     # A burst to a thousand of its sessions takes RabbitMQ a minute.
     measure rabbitmq "$work" idle --connections "$(by_kind 300 100)" --settle "$settle" \
         --burst "$(by_kind 1000 200)" --large 60000
@@ -194,18 +194,20 @@ one_round() {
     idle_rows
     connect_rows
     on="relay floor floor-coalesced rabbitmq"
-    saturated "fan-out 1 to 100, window 200" fanout --subscribers 100
-    saturated "fan-out 1 to 1,000, window 200" fanout --subscribers 1000
+    saturated "fan-out 1 to 100, window 200" fanout 20000 --subscribers 100
+    saturated "fan-out 1 to 1,000, window 200" fanout 20000 --subscribers 1000
     on="relay floor rabbitmq"
-    paced "fan-out 100/s to 100" fanout "$(by_kind 30 3)" --subscribers 100 --rate 100
-    saturated "100 pairs, window 1" pairs --pairs 100 --window 1 --warm-up 5000
-    paced "one pair, 200/s" pairs "$(by_kind 15 3)" --pairs 1 --rate 200 --warm-up 100
-    saturated "queue, 4 to 4, client-individual" queue --warm-up 5000
+    paced "fan-out 100/s to 100" fanout "$(by_kind 30 3)" 1000 --subscribers 100 --rate 100
+    saturated "100 pairs, window 1" pairs 5000 --pairs 100 --window 1
+    paced "one pair, 200/s" pairs "$(by_kind 15 3)" 100 --pairs 1 --rate 200
+    saturated "queue, 4 to 4, client-individual" queue 5000
     if [ "$kind" = full ]; then
         on=relay
-        saturated "fan-out 1 to 100, 50,000 elsewhere" fanout --subscribers 100 --elsewhere 50000
-        saturated "fan-out 1 to 4,500, 500 read 1 KB/s" fanout --subscribers 4500 --slow 500 \
-            --window 50 --warm-up 100000 --time 15
+        saturated "fan-out 1 to 100, 50,000 elsewhere" fanout 20000 --subscribers 100 \
+            --elsewhere 50000
+        # Long enough for those who read slowly to be cut, if they are.
+        paced "fan-out 1 to 4,500, 500 read 1 KB/s" fanout 60 100000 --subscribers 4500 \
+            --slow 500 --window 50
     fi
     stop_servers
 }
@@ -227,7 +229,7 @@ machine() {
 report() {
     machine
     echo
-    "$bench" table "$results"
+    "$bench" table --labels relay,floor,floor-coalesced,rabbitmq "$results"
     local failure
     for failure in "${failures[@]}"; do echo "- did not run: $failure"; done
 }

@@ -2,14 +2,18 @@
 
 use std::sync::Arc;
 use std::task::{Context, Waker};
+use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 use stomp_relay::destination::{Destination, Topic};
 use stomp_relay::message::Message;
-use stomp_relay::relay::mailbox::{Entry, Mailbox, MailboxLimits};
+use stomp_relay::relay::mailbox::{Entry, Level, Mailbox, MailboxLimits};
 use stomp_relay::relay::topics::Topics;
+use stomp_relay::session::Action;
 use stomp_relay::stomp::{Command, Decoder, Frame, Headers, Limits, Version, encode};
 use stomp_relay::transport::websocket::frame::{FrameLimits, FrameReader, Opcode, write_head};
+
+use crate::session::session;
 
 /// What is done again and again, so that what it costs to begin does not count.
 const TIMES: usize = 100;
@@ -27,7 +31,7 @@ pub struct Case {
 }
 
 /// All of them.
-pub const CASES: [Case; 17] = [
+pub const CASES: [Case; 19] = [
     Case { name: "decode a SEND", items: TIMES, prepare: || decode(&[send(3, BODY)]) },
     Case {
         name: "decode a SEND with 20 headers",
@@ -73,6 +77,8 @@ pub const CASES: [Case; 17] = [
     },
     Case { name: "match 3 of 1,000 patterns", items: TIMES, prepare: match_patterns },
     Case { name: "subscribe and unsubscribe", items: TIMES, prepare: subscribe },
+    Case { name: "session: take a SEND", items: TIMES, prepare: take_sends },
+    Case { name: "session: write a MESSAGE", items: TIMES, prepare: write_messages },
 ];
 
 const LIMITS: Limits = Limits {
@@ -275,6 +281,49 @@ fn subscribe() -> Box<dyn FnMut()> {
         }
         for number in 0..100 {
             topics.unsubscribe(&topic, 1, number);
+        }
+    })
+}
+
+/// From the frame to the message that is published, and back to the answer.
+fn take_sends() -> Box<dyn FnMut()> {
+    let now = Instant::now();
+    let (mut session, _) = session(now);
+    let frame = Frame {
+        body: Bytes::from_static(&[b'x'; BODY]),
+        ..Frame::new(Command::Send).with("destination", "/topic/a.b.c").with("priority", "4")
+    };
+    let mut actions = Vec::new();
+    Box::new(move || {
+        for _ in 0..TIMES {
+            session.frame(frame.clone(), now, &mut actions);
+            let Some(Action::Publish { token, message, .. }) = actions.pop() else {
+                unreachable!("a SEND to a topic is published")
+            };
+            std::hint::black_box(message);
+            session.done(token, Ok(Level::Memory), &mut actions);
+            actions.clear();
+        }
+    })
+}
+
+/// What each delivery of a fan-out costs a session: head, shared tail, WebSocket frame.
+fn write_messages() -> Box<dyn FnMut()> {
+    let now = Instant::now();
+    let (mut session, subscription) = session(now);
+    let message = Arc::new(message());
+    let (mut head, mut out) = (Vec::new(), Vec::with_capacity(TURN_BYTES));
+    let mut actions = Vec::new();
+    Box::new(move || {
+        out.clear();
+        for _ in 0..TIMES {
+            let entry = Entry::Shared { message: message.clone(), subscription };
+            let outgoing = session.deliver(entry, now, &mut head, &mut actions);
+            let outgoing = outgoing.expect("it is subscribed");
+            let tail = outgoing.message.tail(session.version()).with_id();
+            write_head(&mut out, Opcode::Text, head.len() + tail.len());
+            out.extend_from_slice(&head);
+            out.extend_from_slice(tail);
         }
     })
 }

@@ -390,6 +390,9 @@ pub struct FloorArgs {
 
 #[derive(Debug, Args)]
 pub struct TableArgs {
+    /// The columns, the one that the others are compared with first; default: as they come
+    #[arg(long, value_delimiter = ',')]
+    pub labels: Vec<String>,
     /// Files of lines that --json has written
     #[arg(required = true)]
     pub files: Vec<PathBuf>,

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::clock::{self, SECOND};
 use crate::connection::{Connection, Target};
-use crate::load::warn_of_own_cost;
+use crate::load::{first_connections, warn_of_own_cost};
 use crate::process::{self, Sample};
 use crate::report::Report;
 use crate::{Failure, Result};
@@ -39,6 +39,7 @@ pub async fn run(connect: &Connect, target: &Target, pids: &[u32]) -> Result<Rep
     if let Some(rate) = connect.rate {
         report.set("rate", rate);
     }
+    first_connections(target).await?;
     let histogram = Latencies::new()?;
     let next = AtomicUsize::new(0);
     let start = clock::now();

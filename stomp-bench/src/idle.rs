@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::connection::{Connection, Target};
-use crate::load::connect_all;
+use crate::load::{connect_all, first_connections};
 use crate::process::{self, Sample};
 use crate::report::Report;
 use crate::wire::{self, Found};
@@ -55,6 +55,7 @@ pub async fn run(idle: &Idle, target: &Target, pids: &[u32]) -> Result<Report> {
     let mut report =
         Report { mode: "idle".into(), url: target.url.to_string(), ..Report::default() };
     report.set("connections", idle.connections);
+    first_connections(target).await?;
     let sessions = idle.connections as u64;
     let memory = Memory { before: process::rss_kib(pids)?, sessions, pids };
     let connections = connect_all(idle.connections, |_| async {

@@ -54,7 +54,7 @@ fn run(command: &Command) -> Result<()> {
                     .map_err(|error| format!("{}: {error}", file.display()))?;
                 reports.extend(table::read(&text)?);
             }
-            Ok(write!(std::io::stdout(), "{}", table::markdown(&reports))?)
+            Ok(write!(std::io::stdout(), "{}", table::markdown(&reports, &args.labels))?)
         }
     }
 }

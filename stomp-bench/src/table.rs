@@ -6,13 +6,11 @@ use crate::Result;
 use crate::report::{Report, round};
 
 /// What a table shows of a run, and what it is called there.
-const FIGURES: [(&str, &str); 14] = [
+const FIGURES: [(&str, &str); 11] = [
     ("server_cpu_us_per_delivered", "us CPU per delivered message"),
     ("latency_p50_us", "us, p50"),
     ("latency_p99_us", "us, p99"),
-    ("latency_p999_us", "us, p99.9"),
     ("delivered_per_second", "delivered a second"),
-    ("messages_per_read", "messages a read"),
     ("server_cpu_us_per_connect", "us CPU per connect"),
     ("server_cpu_us_per_cycle", "us CPU per cycle"),
     ("idle_kib", "KiB per session"),
@@ -20,7 +18,6 @@ const FIGURES: [(&str, &str); 14] = [
     ("idle_kib_after_large", "KiB per session, a second after the large SENDs"),
     ("hold_server_cpu_us_per_session_second", "us CPU per session and second"),
     ("bench_cpu_us_per_delivered", "us CPU of the load generator per delivered message"),
-    ("bench_cpu_us_per_connect", "us CPU of the load generator per connect"),
 ];
 
 /// Reads lines of JSON.
@@ -37,11 +34,12 @@ pub fn read(text: &str) -> Result<Vec<Report>> {
         .collect()
 }
 
-/// One line for each row and figure, one column for each label, then what each label is of the
-/// first one.
+/// One line for each row and figure, one column for each label, then what the first one is of
+/// each other. `labels` come first, in that order.
 #[must_use]
-pub fn markdown(reports: &[Report]) -> String {
-    let labels = in_order(reports.iter().map(|report| &*report.label));
+pub fn markdown(reports: &[Report], labels: &[String]) -> String {
+    let own = reports.iter().map(|report| &*report.label);
+    let labels = in_order(labels.iter().map(String::as_str).chain(own));
     let rows = in_order(reports.iter().map(|report| &*report.row));
     let mut text = String::from("| work | figure |");
     let mut rule = String::from("|---|---|");
@@ -51,7 +49,7 @@ pub fn markdown(reports: &[Report]) -> String {
         rule.push_str("---|");
     }
     for label in labels.iter().skip(1) {
-        let _ = write!(text, " {label} / {} |", labels.first().copied().unwrap_or_default());
+        let _ = write!(text, " {} : {label} |", labels.first().copied().unwrap_or_default());
         rule.push_str("---|");
     }
     let _ = write!(text, "\n{rule}\n");
@@ -100,13 +98,18 @@ fn line(
     let first = values.first().and_then(|values| median(values));
     for values in values.iter().skip(1) {
         match (median(values), first) {
-            (Some(value), Some(first)) if first > 0.0 => {
-                let _ = write!(text, " {} |", round(value / first));
+            (Some(value), Some(first)) if first > 0.0 && value > 0.0 => {
+                let _ = write!(text, " {} |", ratio(first, value));
             }
             _ => text.push_str(" |"),
         }
     }
     text.push('\n');
+}
+
+/// As one says it: 1.4, or 1/50.
+fn ratio(first: f64, other: f64) -> String {
+    if first >= other { round(first / other) } else { format!("1/{}", round(other / first)) }
 }
 
 /// The median, and the range where there are several runs.
@@ -156,14 +159,18 @@ mod tests {
             run.warnings.push("was slow".into());
         }
         let expected = "\
-| work | figure | relay | other | other / relay |
+| work | figure | relay | other | relay : other |
 |---|---|---|---|---|
-| 1:100 | us CPU per delivered message | 0.250 (0.200-0.400) | 40.0 | 160 |
+| 1:100 | us CPU per delivered message | 0.250 (0.200-0.400) | 40.0 | 1/160 |
 | pairs | us CPU per delivered message | 5.00 |  | |
 
 - 1:100, relay: was slow (1 times)
 ";
-        assert_eq!(markdown(&runs), expected);
+        assert_eq!(markdown(&runs, &[]), expected);
+        let labels = ["other".to_owned(), "relay".to_owned()];
+        let turned = markdown(&runs, &labels);
+        assert!(turned.contains("| other | relay | other : relay |"), "{turned}");
+        assert!(turned.contains("| 40.0 | 0.250 (0.200-0.400) | 160 |"), "{turned}");
     }
 
     #[test]

@@ -157,6 +157,6 @@ fn a_table_is_made_of_runs() {
     std::fs::write(&file, lines.join("\n")).unwrap();
     let output = Command::new(BENCH).arg("table").arg(&file).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    assert!(text.contains("| work | figure | one | two | two / one |"), "{text}");
+    assert!(text.contains("| work | figure | one | two | one : two |"), "{text}");
     assert!(text.contains("| fan-out | us CPU per delivered message | "), "{text}");
 }

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod command;
 pub mod config;
 pub mod destination;
+pub mod heap;
 pub mod http;
 pub mod message;
 pub mod pattern;

@@ -367,5 +367,5 @@ async fn tick(services: Arc<Services>) {
             services.broker.sweep(Instant::now());
         }
     };
-    tokio::join!(services.ticker.run(), sweep);
+    tokio::join!(services.ticker.run(), sweep, crate::heap::run(&services.metrics));
 }

@@ -7,10 +7,11 @@ use std::path::Path;
 
 /// A part (the longest that fits a file's path counts), and the parts it may use beside itself.
 /// From low to high.
-const MAY_USE: [(&str, &str); 20] = [
+const MAY_USE: [(&str, &str); 21] = [
     ("stomp", ""),
     ("transport", ""),
     ("telemetry", ""),
+    ("heap", "telemetry"),
     ("destination", ""),
     ("message", "destination stomp transport"),
     ("pattern", "destination"),
@@ -30,7 +31,10 @@ const MAY_USE: [(&str, &str); 20] = [
     ("config", "auth cli destination http pattern relay session user"),
     ("cli", "config"),
     ("command", "auth cli config"),
-    ("server", "auth config http persistence relay session stomp telemetry ticker transport user"),
+    (
+        "server",
+        "auth config heap http persistence relay session stomp telemetry ticker transport user",
+    ),
     // These two name the parts and start them.
     ("lib", ""),
     ("main", ""),

@@ -23,11 +23,11 @@ use axum::body::Body;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use tower::{ServiceExt, service_fn};
+use tower::ServiceExt;
 use tower_http::services::ServeDir;
 use tower_http::set_header::SetResponseHeaderLayer;
 
@@ -119,10 +119,7 @@ pub async fn serve(front: Arc<Front>, listener: TcpListener, stop: CancellationT
     let router = with_headers(router(&front));
     while let Some((stream, address)) = accept(&listener, &stop).await {
         let (front, router) = (front.clone(), router.clone());
-        let stop = stop.clone();
-        tokio::spawn(async move {
-            connection(front, router, stream, address, stop).await;
-        });
+        tokio::spawn(connection(front, router, stream, address, stop.clone()));
     }
 }
 
@@ -158,17 +155,20 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
-async fn connection(
+/// Serves a connection until it ends or `stop`. What waits is a pointer: of a response that
+/// streams for hours nothing else should be kept.
+fn connection(
     front: Arc<Front>,
     router: Router,
     stream: TcpStream,
     address: SocketAddr,
     stop: CancellationToken,
-) {
+) -> impl Future<Output = ()> {
     let head_time = front.head_time;
     let service = service_fn(move |request: Request<Incoming>| {
-        let (front, router) = (front.clone(), router.clone());
-        async move { Ok::<_, Infallible>(respond(front, router, request, address.ip()).await) }
+        // hyper keeps room for the future of a request as long as the connection lives.
+        let answer = Box::pin(respond(front.clone(), router.clone(), request, address.ip()));
+        async move { Ok::<_, Infallible>(answer.await) }
     });
     let (stream, clock) = patience::watched(stream, head_time);
     let serving = http1::Builder::new()
@@ -176,15 +176,17 @@ async fn connection(
         .header_read_timeout(head_time)
         .max_buf_size(HEAD_BYTES)
         .max_headers(HEADERS)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+        .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    let mut serving = std::pin::pin!(serving);
-    // What ends a connection of HTTP concerns nobody else.
-    tokio::select! {
-        _ = serving.as_mut() => {}
-        () = stop.cancelled() => {
-            serving.as_mut().graceful_shutdown();
-            let _ = serving.await;
+    let mut serving = Box::pin(serving);
+    async move {
+        // What ends a connection of HTTP concerns nobody else.
+        tokio::select! {
+            _ = serving.as_mut() => {}
+            () = stop.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                let _ = serving.await;
+            }
         }
     }
 }

@@ -182,6 +182,26 @@ impl Mailbox {
         Ok(())
     }
 
+    /// Puts several in, with one lock and one wake.
+    ///
+    /// # Errors
+    /// [`Gone`] where not all were taken.
+    pub fn push_all(&self, entries: impl Iterator<Item = Entry>) -> Result<(), Gone> {
+        let mut inner = self.lock();
+        let mut result = Ok(());
+        let mut waker = None;
+        for entry in entries {
+            if inner.state != State::Open {
+                result = Err(Gone);
+                break;
+            }
+            waker = inner.put(entry, self.limits).or(waker);
+        }
+        drop(inner);
+        wake(waker);
+        result
+    }
+
     /// Puts an answer or an event in, whatever the limits: a session has only as many of them
     /// open as it asked for.
     pub fn event(&self, event: Event) {

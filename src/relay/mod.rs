@@ -71,6 +71,15 @@ impl Broker {
         }
     }
 
+    /// Publishes messages to one topic at once, where nothing but sessions takes them; `false`
+    /// where that is not so, and nothing was published.
+    pub fn publish_together(&self, messages: &[(Token, Arc<Message>)]) -> bool {
+        match self {
+            Self::Embedded(broker) => broker.publish_together(messages),
+            Self::RabbitMq(_) => false,
+        }
+    }
+
     /// Whether a session may go on sending; where not, `waiter` gets `Event::Room` later.
     #[must_use]
     pub fn has_room(&self, waiter: &Arc<Mailbox>) -> bool {

@@ -90,6 +90,13 @@ impl Acks {
         std::mem::take(&mut self.open).into_values().collect()
     }
 
+    pub(super) fn give_back(&mut self) {
+        if self.open.is_empty() {
+            // One that was emptied keeps its root.
+            self.open = BTreeMap::new();
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.open.len()
     }

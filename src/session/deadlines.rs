@@ -45,6 +45,7 @@ impl Session {
                 return;
             }
         }
+        self.give_back();
         self.live.tick(now, out);
         if matches!(out.last(), Some(Action::Close { .. })) {
             self.phase = Phase::Over;

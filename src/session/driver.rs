@@ -4,6 +4,7 @@
 //! Reading never waits for writing. What the socket does not take stays in `out`; as long as
 //! something is there the mailbox is left as it is, so that its limits count.
 
+mod burst;
 mod ending;
 mod feed;
 mod perform;
@@ -21,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 use crate::auth::{Authenticator, Principal};
 use crate::message::Message;
 use crate::relay::Broker;
-use crate::relay::mailbox::{Entry, Event, Mailbox, Signals};
+use crate::relay::mailbox::{Entry, Event, Mailbox, Signals, Token};
 use crate::stomp::{self, Decoder};
 use crate::telemetry::Metrics;
 use crate::ticker::Ticker;
@@ -96,6 +97,8 @@ pub struct Driver {
     /// Entries that came after the end; they are given back.
     late: Vec<Entry>,
     has_sent: bool,
+    /// Others run first: much was published.
+    yields: bool,
     /// What the peer's kernel had not acknowledged when it was last asked.
     unacknowledged: u64,
     out: Vec<u8>,
@@ -117,6 +120,8 @@ struct Turn {
     speaks: bool,
     /// MESSAGEs in `scratch`.
     delivered: u64,
+    /// SENDs to one topic that are not published yet.
+    burst: Vec<(Token, Arc<Message>)>,
 }
 
 thread_local! {
@@ -181,6 +186,7 @@ impl Driver {
             is_pulling: false,
             late: Vec::new(),
             has_sent: false,
+            yields: false,
             unacknowledged: 0,
             out: Vec::new(),
             stalled: None,
@@ -218,7 +224,11 @@ impl Driver {
         (wake, entries)
     }
 
-    fn poll_next(&self, cx: &mut Context<'_>, entries: &mut Vec<Entry>) -> Poll<Wake> {
+    fn poll_next(&mut self, cx: &mut Context<'_>, entries: &mut Vec<Entry>) -> Poll<Wake> {
+        if std::mem::take(&mut self.yields) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let into = self.out.is_empty().then_some(entries);
         if let Poll::Ready(signals) = self.mailbox.poll_take(cx, TURN_BYTES, into) {
             return Poll::Ready(Wake::Mail(signals));
@@ -246,6 +256,8 @@ impl Driver {
         happen(self, &mut turn);
         self.perform(&mut turn);
         self.feed_held(&mut turn);
+        self.publish_burst(&mut turn);
+        self.perform(&mut turn);
         self.flush(&mut turn);
         self.arm();
         turn.give_back();

@@ -287,7 +287,11 @@ impl Session {
                 self.refuse(refusal, &context, out);
             }
             (Waiting::Send { commit: Some(commit), .. }, Ok(_)) => self.committed(commit, out),
-            (Waiting::Subscribe { context, .. }, Ok(_)) => self.receipt(context.receipt, None, out),
+            (Waiting::Subscribe { context, .. }, Ok(_)) => {
+                self.receipt(context.receipt, None, out);
+                // Who subscribes may have nothing else to say for a long time.
+                self.give_back();
+            }
             (Waiting::Subscribe { context, subscription }, Err(refusal)) => {
                 self.subscriptions.remove(subscription);
                 self.refuse(refusal, &context, out);
@@ -297,6 +301,14 @@ impl Session {
             (Waiting::Commit { .. }, _) => {}
         }
         self.leave_when_done(out);
+    }
+
+    /// Tables that are empty keep no memory: most sessions are idle most of the time.
+    pub(super) fn give_back(&mut self) {
+        if self.waiting.is_empty() {
+            self.waiting = HashMap::new();
+        }
+        self.acks.give_back();
     }
 
     /// Says what is to be known later under the token that is returned.

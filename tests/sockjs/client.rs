@@ -359,6 +359,12 @@ impl Client {
         assert!(frame.starts_with("CONNECTED\n"), "{frame}");
     }
 
+    /// DISCONNECT, and the end.
+    pub(crate) fn bye(&mut self) {
+        self.send(&["DISCONNECT\n\n\0"]);
+        assert_eq!(self.closed(), (1000, "DISCONNECT".into()), "{:?}", self.via);
+    }
+
     /// SUBSCRIBE, and its RECEIPT.
     pub(crate) fn subscribe(&mut self, id: &str, destination: &str) {
         let frame =

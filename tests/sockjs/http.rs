@@ -4,6 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use crate::PATIENCE;
 
 const MOMENT: Duration = Duration::from_millis(5);
@@ -236,6 +238,11 @@ impl Http {
             assert!(self.fill(), "the end came after {:?}", String::from_utf8_lossy(&self.read));
         }
         self.read.drain(..length).collect()
+    }
+
+    /// Ends the connection as a crash does: by a reset.
+    pub(crate) fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
 
     /// Whether something has come, after a moment at most.

@@ -1,7 +1,7 @@
 //! A session belongs to who opened it: whoever knows its name and is somebody else is told that
 //! there is none.
 
-use crate::client::{Client, Said, Via, login};
+use crate::client::{Client, Via, login};
 use crate::http::{Request, post};
 use crate::relay::Relay;
 
@@ -32,7 +32,7 @@ fn forwarded(address: &str) -> (String, String) {
 #[test]
 fn j01_j02_sessions_of_users() {
     let rest = "[limits]\nauth_failures = \"off\"";
-    let relay = Relay::stomp("disconnect_delay = \"300ms\"", rest);
+    let relay = Relay::stomp("", rest);
     for via in Via::HTTP {
         let mut client = Client::with(&relay, "/ws", via, vec![login("alice")]);
         client.connect();
@@ -44,8 +44,8 @@ fn j01_j02_sessions_of_users() {
         // J02: the user's own second receiver, and then the others again.
         assert_eq!(client.ask_twice(), "c[2010,\"Another connection still open\"]");
         is_safe_from(&relay, &mut client, &others, 404);
+        client.bye();
     }
-    relay.has_sessions(0);
     relay.is_well();
 }
 
@@ -53,7 +53,7 @@ fn j01_j02_sessions_of_users() {
 /// its port.
 #[test]
 fn j01_sessions_of_nobody() {
-    let relay = Relay::stomp("disconnect_delay = \"300ms\"", "trusted_proxies = [\"127.0.0.1\"]");
+    let relay = Relay::stomp("", "trusted_proxies = [\"127.0.0.1\"]");
     for via in Via::HTTP {
         let mut client = Client::with(&relay, "/ws", via, vec![forwarded("192.0.2.1")]);
         client.connect();
@@ -64,6 +64,7 @@ fn j01_sessions_of_nobody() {
             vec![forwarded("192.0.2.2"), login("alice")],
         ];
         is_safe_from(&relay, &mut client, &others, 404);
+        client.bye();
     }
     relay.has_sessions(0);
     // Who is no proxy is not believed.
@@ -89,7 +90,7 @@ fn a_login_by_connect_changes_nothing() {
 /// A transport does not take over a session of another one.
 #[test]
 fn a_session_keeps_its_transport() {
-    let relay = Relay::stomp("disconnect_delay = \"300ms\"", "");
+    let relay = Relay::stomp("", "");
     for via in Via::HTTP {
         let mut client = Client::open(&relay, "/ws", via);
         for other in Via::HTTP.into_iter().filter(|other| *other != via) {
@@ -100,8 +101,7 @@ fn a_session_keeps_its_transport() {
         let answer = relay.ask(&post(&format!("{}/{wrong}", client.session), "[]"));
         assert_eq!(answer.status(), 404, "{via:?}");
         client.connect();
-        client.send(&["DISCONNECT\n\n\0"]);
-        assert_eq!(client.next(), Said::Close(1000, "DISCONNECT".into()), "{via:?}");
+        client.bye();
     }
     relay.is_well();
 }
@@ -117,8 +117,7 @@ fn a_login_at_the_door() {
         assert!(answer.header("www-authenticate").is_some());
         let mut client = Client::with(&relay, "/ws", via, vec![login("alice")]);
         client.connect();
-        client.send(&["DISCONNECT\n\n\0"]);
-        assert_eq!(client.closed().0, 1000);
+        client.bye();
     }
     relay.has_sessions(0);
 }

@@ -170,6 +170,35 @@ fn info_may_name_another_address() {
     assert_eq!(info["base_url"], "https://node-1.example.org/ws");
 }
 
+/// The options that a configuration of Spring may have.
+#[test]
+fn options_of_an_endpoint() {
+    let relay = Relay::stomp("suppress_cors = true\nsession_cookie_needed = false", "");
+    let asked = options("/ws/0/0/xhr").with("Origin", "http://127.0.0.1:1");
+    for request in [get("/ws/info"), asked, Via::Xhr.request(&fresh("/ws"))] {
+        let answer = relay.ask(&request);
+        assert!(matches!(answer.status(), 200 | 204));
+        for name in ["access-control-allow-origin", "set-cookie"] {
+            assert_eq!(answer.header(name), None, "{answer:?}");
+        }
+    }
+    let relay = Relay::stomp("web_socket_enabled = false", "");
+    assert_eq!(info(&relay.ask(&get("/ws/info")))["websocket"], false);
+    assert_eq!(relay.ask(&get("/ws/websocket").upgrade()).status(), 404);
+    assert_eq!(relay.ask(&get("/ws/0/0/websocket").upgrade()).status(), 404);
+    // Without SockJS there is the WebSocket at the path itself, and nothing else.
+    let relay = Relay::stomp("sockjs = false", "");
+    assert_eq!(relay.ask(&get("/ws").upgrade()).status(), 101);
+    for path in ["/ws/", "/ws/info", "/ws/websocket", "/ws/0/0/websocket"] {
+        assert_eq!(relay.ask(&get(path).upgrade()).status(), 404, "{path}");
+    }
+    // Of two endpoints the longer path counts.
+    let two = "[[endpoint]]\npath = \"/ws/inner\"\nsession_cookie_needed = false";
+    let relay = Relay::stomp("session_cookie_needed = true", two);
+    assert_eq!(info(&relay.ask(&get("/ws/info")))["cookie_needed"], true);
+    assert_eq!(info(&relay.ask(&get("/ws/inner/info")))["cookie_needed"], false);
+}
+
 #[test]
 fn preflights() {
     let relay = Relay::echo();

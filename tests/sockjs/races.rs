@@ -64,6 +64,34 @@ fn races(via: Via) {
     relay.is_well();
 }
 
+/// Two requests that both open a session of the same name: one does, the other is told so.
+#[test]
+fn two_who_come_first() {
+    let relay = Relay::stomp("disconnect_delay = \"200ms\"", "[limits]\nconnect_time = \"100ms\"");
+    for round in 0..30 {
+        let via = Via::HTTP[round % Via::HTTP.len()];
+        let session = fresh("/ws");
+        let mut both = [relay.connect(), relay.connect()];
+        both.iter_mut().for_each(|http| http.ask(&via.request(&session)));
+        let heard = both.map(|mut http| {
+            let head = http.head();
+            assert_eq!(head.status, 200);
+            if head.header("content-length").is_some() {
+                let length = head.header("content-length").unwrap().parse().unwrap();
+                return via.unwrap_last(&http.exactly(length));
+            }
+            assert!(via.is_prelude(&http.chunk().unwrap()));
+            via.unwrap(&http.chunk().unwrap())
+        });
+        let is_open = |frame: &String| frame == "o";
+        assert!(heard.iter().any(is_open), "{via:?}: {heard:?}");
+        // A poll that has its answer makes room: the other one waits until the session ends.
+        let other = heard.iter().find(|frame| !is_open(frame));
+        assert!(other.is_none_or(|frame| frame.starts_with("c[")), "{via:?}: {heard:?}");
+    }
+    relay.has_sessions(0);
+}
+
 #[test]
 fn xhr() {
     races(Via::Xhr);

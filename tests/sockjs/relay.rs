@@ -147,7 +147,7 @@ impl Relay {
     pub(crate) fn is_well(&self) {
         match self.kind {
             Kind::Stomp => {
-                let mut canary = Client::open(self, "/ws", Via::Xhr);
+                let mut canary = Client::open(self, "/ws", Via::XhrStreaming);
                 canary.connect();
                 canary.send(&["DISCONNECT\nreceipt:bye\n\n\0"]);
                 assert_eq!(canary.frame(), "RECEIPT\nreceipt-id:bye\n\n");

@@ -9,9 +9,14 @@ use crate::ws::{Ws, WsSaid};
 
 const EVIL: (&str, &str) = ("Origin", "http://evil.example");
 
-/// Short-lived, so that what a case leaves behind is soon gone.
+/// What a case leaves behind is soon gone.
 fn relay() -> Relay {
     Relay::stomp("disconnect_delay = \"200ms\"", "")
+}
+
+/// For sessions that live on from one request to the next, and end as they should.
+fn patient() -> Relay {
+    Relay::stomp("", "")
 }
 
 /// Requests, the status of their answers, and what the answers have.
@@ -52,6 +57,13 @@ fn s01_to_s05_j11_upgrades_elsewhere() {
             assert_eq!(answer.header("connection"), Some("close"), "{}", case.0);
         }
     }
+    // Servers have died of those that did not wait for the answer.
+    for path in ["/ws/upgrade", "/ws/info", "/ws", "/ws/websocket", "/ws/0/0/websocket"] {
+        let mut http = relay.connect();
+        http.ask(&get(path).upgrade());
+        http.reset();
+    }
+    relay.is_well();
     let h2c = get("/ws/info").with("Upgrade", "h2c").with("Connection", "Upgrade, HTTP2-Settings");
     rows(&relay, vec![("S04", h2c.with("HTTP2-Settings", "AAMAAABkAAQAoAAAAAIAAAAA"), 200)]);
 }
@@ -139,7 +151,7 @@ fn s13_s14_s17_j08_j10_pages_of_other_origins() {
 /// S16: a "simple" request, for which a browser asks nobody before.
 #[test]
 fn s16_a_send_of_another_origin_changes_nothing() {
-    let relay = relay();
+    let relay = patient();
     let mut client = Client::open(&relay, "/ws", Via::Xhr);
     client.connect();
     client.subscribe("0", "/topic/a");
@@ -152,8 +164,7 @@ fn s16_a_send_of_another_origin_changes_nothing() {
     is_closed_to_others(&answer);
     client.send(&["SEND\ndestination:/topic/a\n\ngood\0"]);
     assert!(client.frame().ends_with("\n\ngood"));
-    client.abort();
-    drop(client);
+    client.bye();
     relay.is_well();
 }
 
@@ -212,7 +223,7 @@ fn s20_to_s25_j07_names_of_functions() {
 /// S26, S28, S29, J14: what breaks out of the script, the event or the string it stands in.
 #[test]
 fn s26_s28_s29_j14_messages_stay_what_they_are() {
-    let relay = relay();
+    let relay = patient();
     let texts = [
         "</script><script>top.p=1</script>",
         "50%",
@@ -232,6 +243,7 @@ fn s26_s28_s29_j14_messages_stay_what_they_are() {
             client.send(&[frame]);
             assert_eq!(crate::client::body(&client.frame()), text, "{via:?}");
         }
+        client.bye();
     }
     // To the byte.
     let (htmlfile, eventsource) = (Via::HtmlFile, Via::EventSource);
@@ -290,7 +302,7 @@ fn s31_s32_s34_paths() {
 /// S35 to S41, J05: bodies that are no array of strings. After each the session goes on.
 #[test]
 fn s35_to_s41_j05_bodies() {
-    let relay = relay();
+    let relay = patient();
     let mut client = Client::open(&relay, "/ws", Via::Xhr);
     client.connect();
     let deep = "[".repeat(100_000);
@@ -327,20 +339,19 @@ fn s35_to_s41_j05_bodies() {
     assert_eq!(client.post(&many(1025)).status(), 413);
     assert_eq!(client.post(&many(200_000)).status(), 413);
     assert_eq!(client.post(&many(1024)).status(), 204);
-    client.send(&["DISCONNECT\n\n\0"]);
-    assert_eq!(client.closed().0, 1000);
+    client.bye();
     relay.is_well();
 }
 
 /// S37 before CONNECTED, where 16 KiB is all there is to send.
 #[test]
 fn s37_before_connected() {
-    let relay = relay();
+    let relay = patient();
     let mut client = Client::open(&relay, "/ws", Via::Xhr);
     assert_eq!(client.post(&"[".repeat(16 * 1024)).status(), 500);
     assert_eq!(client.post(&"[".repeat(16 * 1024 + 1)).status(), 413);
     client.connect();
-    drop(client);
+    client.bye();
     relay.is_well();
 }
 
@@ -348,7 +359,7 @@ fn s37_before_connected() {
 /// after the answer (RFC 9112, 6.1). That is what hyper does.
 #[test]
 fn s44_length_and_coding() {
-    let relay = relay();
+    let relay = patient();
     let mut client = Client::open(&relay, "/ws", Via::Xhr);
     client.connect();
     let smuggled = "0\r\n\r\nGET /ws/info HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -363,13 +374,13 @@ fn s44_length_and_coding() {
         assert!(matches!(answer.status(), 400 | 500), "{answer:?}");
         assert_eq!(http.rest(), b"", "nothing after it is a request");
     }
-    drop(client);
+    client.bye();
     relay.is_well();
 }
 
 #[test]
 fn s46_s47_s52_j04_sends() {
-    let relay = relay();
+    let relay = patient();
     let mut xhr = Client::open(&relay, "/ws", Via::Xhr);
     xhr.connect();
     let path = format!("{}/xhr_send", xhr.session);
@@ -399,8 +410,7 @@ fn s46_s47_s52_j04_sends() {
     let unknown = post(&format!("{}/xhr_send", fresh("/ws")), "[\"a\"]");
     assert_eq!(relay.ask(&unknown).status(), 404, "J04");
     for client in [&mut xhr, &mut jsonp, &mut ws] {
-        client.send(&["DISCONNECT\n\n\0"]);
-        assert_eq!(client.closed().0, 1000);
+        client.bye();
     }
     relay.is_well();
 }
@@ -499,7 +509,7 @@ fn s64_j19_iframe() {
 /// S65: 1,000 receivers while the first one waits.
 #[test]
 fn s65_second_receivers() {
-    let relay = relay();
+    let relay = patient();
     let mut client = Client::open(&relay, "/ws", Via::XhrStreaming);
     client.connect();
     let mut others: Vec<_> = (0..100).map(|_| relay.connect()).collect();

@@ -151,7 +151,7 @@ fn errors_end_it() {
     relay.is_well();
 }
 
-const DELAY: &str = "disconnect_delay = \"300ms\"";
+const DELAY: &str = "disconnect_delay = \"1s\"";
 
 /// A session of alice that waits for user messages.
 fn alice(relay: &Relay, via: Via) -> Client {
@@ -166,8 +166,7 @@ fn tell(relay: &Relay, text: &str) {
     let mut bob = Client::with(relay, "/ws", Via::WebSocket, vec![login("bob")]);
     bob.connect();
     bob.publish("/user/alice/queue/a", text);
-    bob.send(&["DISCONNECT\n\n\0"]);
-    assert_eq!(bob.closed().0, 1000);
+    bob.bye();
 }
 
 /// The bodies of what alice has not read.
@@ -185,8 +184,7 @@ fn unread(relay: &Relay) -> Vec<String> {
         assert_eq!(header(&frame, "x-destination"), Some("/user/queue/a"));
         bodies.push(body(&frame).to_owned());
     }
-    alice.send(&["DISCONNECT\n\n\0"]);
-    assert_eq!(alice.closed().0, 1000);
+    alice.bye();
     bodies
 }
 
@@ -199,10 +197,10 @@ fn unread_with(relay: &Relay, last: &str) -> Vec<String> {
 }
 
 /// A message that a response took along and whose receiver never comes back was not delivered,
-/// whether the response ended well or broke.
+/// whether the response ended well or broke. On a WebSocket, where no PONG came after it.
 #[test]
 fn what_a_lost_client_took_is_unread() {
-    for via in Via::HTTP {
+    for via in Via::ALL {
         let relay = Relay::stomp(DELAY, "");
         let mut client = alice(&relay, via);
         client.ask();
@@ -240,6 +238,7 @@ fn what_the_next_request_proves_is_not_unread() {
     for via in [Via::Xhr, Via::Jsonp] {
         let relay = Relay::stomp(DELAY, "");
         let mut client = alice(&relay, via);
+        client.ask();
         tell(&relay, "delivered");
         assert_eq!(body(&client.frame()), "delivered");
         // That the second one hears that a first one waits shows that the first one is there.
@@ -248,6 +247,49 @@ fn what_the_next_request_proves_is_not_unread() {
         relay.has_sessions(0);
         tell(&relay, "later");
         assert_eq!(unread_with(&relay, "later"), ["later"], "{via:?}");
+    }
+}
+
+/// In client modes the ACK proves it, and nothing else.
+#[test]
+fn what_is_not_acked_comes_again() {
+    let relay = Relay::stomp(DELAY, "");
+    for via in Via::ALL {
+        let mut client = Client::with(&relay, "/ws", via, vec![login("alice")]);
+        client.connect();
+        for (id, destination) in [("u", "/user/queue/a"), ("q", "/queue/a")] {
+            let head = format!("id:{id}\ndestination:{destination}\nack:client-individual");
+            client.send(&[format!("SUBSCRIBE\n{head}\nreceipt:{id}\n\n\0")]);
+            assert!(client.frame().starts_with(&format!("RECEIPT\nreceipt-id:{id}\n")));
+        }
+        for (destination, text) in [
+            ("/user/alice/queue/a", "read"),
+            ("/user/alice/queue/a", "not read"),
+            ("/queue/a", "done"),
+            ("/queue/a", "not done"),
+        ] {
+            client.send(&[format!("SEND\ndestination:{destination}\n\n{text}\0")]);
+            let message = client.frame();
+            assert_eq!(body(&message), text, "{via:?}");
+            if !text.starts_with("not ") {
+                let ack = header(&message, "ack").unwrap();
+                client.send(&[format!("ACK\nid:{ack}\nreceipt:ack\n\n\0")]);
+                assert!(client.frame().starts_with("RECEIPT\nreceipt-id:ack\n"));
+            }
+        }
+        client.abort();
+        relay.has_sessions(0);
+        assert_eq!(unread_with(&relay, "not read"), ["not read"], "{via:?}");
+        let mut client = Client::with(&relay, "/ws", Via::WebSocket, vec![login("alice")]);
+        client.connect();
+        client.send(&["SUBSCRIBE\nid:q\ndestination:/queue/a\n\n\0"]);
+        let message = client.frame();
+        let again = (body(&message), header(&message, "redelivered"));
+        assert_eq!(again, ("not done", Some("true")), "{via:?}");
+        client.send(&["SEND\ndestination:/app/unread/read\nreceipt:all\n\n{\"all\":true}\0"]);
+        assert!(client.frame().starts_with("RECEIPT\nreceipt-id:all\n"));
+        client.bye();
+        relay.has_sessions(0);
     }
 }
 

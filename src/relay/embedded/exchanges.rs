@@ -8,7 +8,7 @@ use super::queue::Queue;
 use crate::destination::{Destination, TOPIC_EXCHANGE, Topic};
 use crate::message::Message;
 use crate::relay::error::{self, Refusal};
-use crate::relay::mailbox::{Mailbox, SubscriptionNumber};
+use crate::relay::mailbox::{Mailbox, SubscriptionNumber, Token};
 use crate::relay::origin::binding_key;
 use crate::relay::topics::Topics;
 use crate::relay::words::{Bucket, Words};
@@ -139,6 +139,18 @@ impl Exchanges {
             });
         }
         Ok(queues)
+    }
+
+    /// Puts messages of one destination into the mailboxes of who listens; `false` where a queue
+    /// is bound, which takes them one by one.
+    pub(super) fn publish_together(&self, messages: &[(Token, Arc<Message>)]) -> bool {
+        let Some((_, first)) = messages.first() else { return true };
+        let Ok(Place { exchange, topic }) = self.place(&first.destination) else { return false };
+        if exchange.bindings.load(Ordering::Relaxed) > 0 {
+            return false;
+        }
+        exchange.sessions.publish_together(topic.key(), messages);
+        true
     }
 
     fn place(&self, destination: &Destination) -> Result<Place<'_>, Refusal> {

@@ -108,6 +108,11 @@ impl Embedded {
         }
     }
 
+    /// Publishes messages to one topic at once, where no queue is bound; `false` where one is.
+    pub fn publish_together(&self, messages: &[(Token, Arc<Message>)]) -> bool {
+        self.exchanges.publish_together(messages)
+    }
+
     /// Subscribes to a queue, a topic or an exchange.
     pub fn subscribe(
         &self,

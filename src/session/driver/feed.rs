@@ -43,6 +43,8 @@ impl Driver {
                 }
             }
         }
+        self.publish_burst(turn);
+        self.perform(turn);
         self.session.heard(self.decoder.in_frame(), now);
     }
 

@@ -21,6 +21,9 @@ impl Driver {
     }
 
     fn act(&mut self, action: Action, turn: &mut Turn) {
+        if !matches!(action, Action::Publish { .. }) {
+            self.publish_burst(turn);
+        }
         if self.over.is_some() && action.is_output() {
             return;
         }
@@ -35,9 +38,7 @@ impl Driver {
             Action::Authenticate(headers) => self.authenticate(headers),
             Action::Connected => self.connected(),
             Action::Publish { token, message, declare } => {
-                let from = &self.mailbox;
-                let submit = services.broker.publish(from, token, message, declare.as_deref());
-                self.submitted(token, submit, turn);
+                self.publish(token, message, declare.as_deref(), turn);
             }
             Action::SendToUser { token, message, never } => {
                 let submit = services.users.send(&self.mailbox, Some(token), message, never);
@@ -112,7 +113,7 @@ impl Driver {
         }
     }
 
-    fn submitted(&mut self, token: Token, submit: Submit, turn: &mut Turn) {
+    pub(super) fn submitted(&mut self, token: Token, submit: Submit, turn: &mut Turn) {
         match submit {
             Submit::Done(level) => self.session.done(token, Ok(level), &mut turn.actions),
             Submit::Refused(refusal) => {

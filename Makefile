@@ -86,7 +86,7 @@ sockjs-matrix: build sockjs-clients ## every SockJS client and transport, also b
 
 .PHONY: sockjs-clients sockjs-matrix
 
-bench: ## measure relay, RabbitMQ and floors (20 minutes, a quiet machine); writes docs/performance.md
+bench: ## measure relay, RabbitMQ and floors (25 minutes, a quiet machine); writes docs/performance.md
 	@exec scripts/bench.sh full
 
 bench-quick: ## the same, shorter: one round in two minutes

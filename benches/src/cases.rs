@@ -31,7 +31,7 @@ pub struct Case {
 }
 
 /// All of them.
-pub const CASES: [Case; 19] = [
+pub const CASES: [Case; 20] = [
     Case { name: "decode a SEND", items: TIMES, prepare: || decode(&[send(3, BODY)]) },
     Case {
         name: "decode a SEND with 20 headers",
@@ -69,6 +69,11 @@ pub const CASES: [Case; 19] = [
         name: "fan-out to 1,000 mailboxes, a delivery",
         items: 1_000 * TIMES,
         prepare: || fan_out(1_000, 0),
+    },
+    Case {
+        name: "fan-out of a burst to 1,000, a delivery",
+        items: 1_000 * TIMES,
+        prepare: fan_out_together,
     },
     Case {
         name: "fan-out to 1 of 10,000 topics, a delivery",
@@ -245,6 +250,22 @@ fn fan_out(subscribers: u64, elsewhere: u32) -> Box<dyn FnMut()> {
         for _ in 0..TIMES {
             assert_eq!(topics.publish("a.b.c", &message), mailboxes.len());
         }
+        for mailbox in &mailboxes {
+            assert_eq!(drain(mailbox), TIMES);
+        }
+    })
+}
+
+/// A burst of one publisher: each mailbox is locked once for all of it.
+fn fan_out_together() -> Box<dyn FnMut()> {
+    let topics = Topics::new();
+    let mailboxes: Vec<_> = (0..1_000).map(new_mailbox).collect();
+    for mailbox in &mailboxes {
+        topics.subscribe(&Topic::from_key("a.b.c"), mailbox, 1);
+    }
+    let burst: Vec<_> = (0..).take(TIMES).map(|token| (token, Arc::new(message()))).collect();
+    Box::new(move || {
+        topics.publish_together("a.b.c", &burst);
         for mailbox in &mailboxes {
             assert_eq!(drain(mailbox), TIMES);
         }

@@ -18,7 +18,12 @@ pub struct Cpu {
     threads: BTreeMap<(u32, u32), u64>,
     /// Nanoseconds of user and system time of the processes, in steps of a tick.
     total: u64,
+    /// The system time of it.
+    kernel: u64,
 }
+
+/// Less than this says nothing about shares, in steps of a tick.
+const SHARED: u64 = 10 * TICK;
 
 impl Cpu {
     /// # Errors
@@ -26,7 +31,9 @@ impl Cpu {
     pub fn of(pids: &[u32]) -> Result<Self> {
         let mut cpu = Self::default();
         for pid in pids {
-            cpu.total += ticks(*pid)? * TICK;
+            let (user, kernel) = ticks(*pid)?;
+            cpu.total += (user + kernel) * TICK;
+            cpu.kernel += kernel * TICK;
             for entry in fs::read_dir(format!("/proc/{pid}/task"))? {
                 let Ok(thread) = entry?.file_name().to_string_lossy().parse() else { continue };
                 // Gone between the listing and the look, or a kernel without these numbers.
@@ -54,15 +61,25 @@ impl Cpu {
         let before = |thread| earlier.threads.get(thread).copied().unwrap_or(0);
         self.threads.iter().map(|(thread, spent)| spent.saturating_sub(before(thread))).sum()
     }
+
+    /// The share of it that was the kernel's, where it was enough to tell.
+    #[must_use]
+    pub fn kernel_share_since(&self, earlier: &Self) -> Option<f64> {
+        let total = self.total.saturating_sub(earlier.total);
+        let kernel = self.kernel.saturating_sub(earlier.kernel);
+        (total >= SHARED).then(|| kernel as f64 / total as f64)
+    }
 }
 
-fn ticks(pid: u32) -> Result<u64> {
+/// User and system time.
+fn ticks(pid: u32) -> Result<(u64, u64)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))
         .map_err(|_| Failure(format!("there is no process {pid}")))?;
     // After the name in brackets: state, then numbers; the 12th and 13th are user and system time.
     let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let fields = rest.split_whitespace().skip(11).take(2);
-    Ok(fields.filter_map(|field| field.parse::<u64>().ok()).sum())
+    let mut fields = rest.split_whitespace().skip(11);
+    let mut next = || fields.next().and_then(|field| field.parse().ok()).unwrap_or(0);
+    Ok((next(), next()))
 }
 
 /// KiB of memory that the processes have resident.
@@ -94,6 +111,8 @@ pub struct Sample {
 pub struct Spent {
     pub nanos: u64,
     pub server: Option<u64>,
+    /// The kernel's share of the server's.
+    pub server_kernel: Option<f64>,
     pub own: u64,
 }
 
@@ -109,7 +128,9 @@ impl Sample {
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Spent {
         let server = self.server.as_ref().zip(earlier.server.as_ref());
+        let server_kernel = server.and_then(|(now, before)| now.kernel_share_since(before));
         Spent {
+            server_kernel,
             nanos: self.at.saturating_sub(earlier.at),
             server: server.map(|(now, before)| now.since(before)),
             own: self.own.since(&earlier.own),
@@ -164,6 +185,7 @@ mod tests {
         let look = |threads: &[(u32, u64)], total| Cpu {
             threads: threads.iter().map(|(thread, spent)| ((1, *thread), *spent)).collect(),
             total,
+            kernel: 0,
         };
         let before = look(&[(1, 100), (2, 50)], 10);
         assert_eq!(look(&[(1, 150), (2, 50), (3, 7)], 999).since(&before), 57);

@@ -50,6 +50,9 @@ impl Report {
             self.figure(&format!("server_cpu_us_per_{item}"), server as f64 / 1e3 / items);
             self.figure("server_cpu_percent", server as f64 / 1e7 / seconds);
         }
+        if let Some(share) = spent.server_kernel {
+            self.figure("server_cpu_in_kernel_percent", share * 100.0);
+        }
         self.figure(&format!("bench_cpu_us_per_{item}"), spent.own as f64 / 1e3 / items);
         self.figure("bench_cpu_percent", spent.own as f64 / 1e7 / seconds);
     }
@@ -149,7 +152,7 @@ mod tests {
         report.spent(
             "delivered",
             1000,
-            Spent { nanos: 500_000_000, server: Some(2_000_000), own: 1 },
+            Spent { nanos: 500_000_000, server: Some(2_000_000), server_kernel: Some(0.5), own: 1 },
         );
         let mut histogram = Histogram::new(3).unwrap();
         histogram.record(1_000_000).unwrap();

@@ -6,8 +6,9 @@ use crate::Result;
 use crate::report::{Report, round};
 
 /// What a table shows of a run, and what it is called there.
-const FIGURES: [(&str, &str); 11] = [
+const FIGURES: [(&str, &str); 12] = [
     ("server_cpu_us_per_delivered", "us CPU per delivered message"),
+    ("server_cpu_in_kernel_percent", "% of it in the kernel"),
     ("latency_p50_us", "us, p50"),
     ("latency_p99_us", "us, p99"),
     ("delivered_per_second", "delivered a second"),

@@ -155,7 +155,7 @@ saturated() { # WORK MODE WARM_UP ARGUMENTS...
     shift 3
     for name in $on; do
         measure "$name" "$work" "$mode" --deliveries "$(by_kind 300000 30000)" \
-            --time "$(by_kind 3 1)" --warm-up "$warm_up" "$@"
+            --time "$(by_kind 3 2)" --warm-up "$warm_up" "$@"
     done
 }
 paced() { # WORK MODE SECONDS WARM_UP ARGUMENTS...: as many deliveries as come in that time

@@ -99,13 +99,18 @@ fn line(
     let first = values.first().and_then(|values| median(values));
     for values in values.iter().skip(1) {
         match (median(values), first) {
-            (Some(value), Some(first)) if first > 0.0 && value > 0.0 => {
+            (Some(value), Some(first)) if has_ratio(figure) && first > 0.0 && value > 0.0 => {
                 let _ = write!(text, " {} |", ratio(first, value));
             }
             _ => text.push_str(" |"),
         }
     }
     text.push('\n');
+}
+
+/// Shares, and what is not the server's, are not compared.
+fn has_ratio(figure: &str) -> bool {
+    !figure.ends_with("percent") && !figure.starts_with("bench")
 }
 
 /// As one says it: 1.4, or 1/50.

@@ -10,6 +10,7 @@ mod fan_out;
 mod outage;
 mod peers;
 mod plugin;
+mod pressure;
 mod replay;
 mod shutdown;
 mod support;

@@ -320,6 +320,8 @@ fn connection_limits(limits: &Limits) -> ConnectionLimits {
         ),
         wide_read: read(message_bytes, limits.sockjs_body_bytes),
         outbound_stall: limits.outbound_stall,
+        burst_frames: (limits.outbound_frames / 8).clamp(1, 512),
+        burst_bytes: limits.outbound_bytes / 8,
     }
 }
 

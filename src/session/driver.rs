@@ -56,6 +56,10 @@ pub struct ConnectionLimits {
     pub wide_read: ReadLimits,
     /// How long the socket may take nothing while something waits.
     pub outbound_stall: Duration,
+    /// What is published at once, so small that receivers are seen to be crowded before they have
+    /// too much.
+    pub burst_frames: usize,
+    pub burst_bytes: usize,
 }
 
 /// What all drivers of a server use.
@@ -124,6 +128,7 @@ struct Turn {
     delivered: u64,
     /// SENDs to one topic that are not published yet.
     burst: Vec<(Token, Arc<Message>)>,
+    burst_bytes: usize,
 }
 
 thread_local! {

@@ -12,8 +12,6 @@ use crate::relay::origin::Declaration;
 
 use super::{Driver, Turn};
 
-/// More of them wait for nobody.
-const MOST: usize = 512;
 /// After so many the others go first: who is sent something should take it before more comes.
 const MANY: usize = 16;
 /// A sender waits so long for a receiver that is about to have too much. One that has not got on
@@ -36,9 +34,14 @@ impl Driver {
         }
         let goes_elsewhere =
             |(_, last): &(Token, Arc<Message>)| last.destination != message.destination;
-        if turn.burst.last().is_some_and(goes_elsewhere) || turn.burst.len() >= MOST {
+        let limits = &self.services.limits;
+        if turn.burst.last().is_some_and(goes_elsewhere)
+            || turn.burst.len() >= limits.burst_frames
+            || turn.burst_bytes >= limits.burst_bytes
+        {
             self.publish_burst(turn);
         }
+        turn.burst_bytes += message.size();
         turn.burst.push((token, message));
     }
 
@@ -47,6 +50,7 @@ impl Driver {
         if turn.burst.is_empty() {
             return;
         }
+        turn.burst_bytes = 0;
         let mut burst = std::mem::take(&mut turn.burst);
         self.yields |= burst.len() >= MANY;
         match self.services.broker.publish_together(&burst) {

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use system_tests::relay::Setup;
 
-const SUBSCRIBERS: usize = 5;
-/// Many times what a session's mailbox holds.
-const MESSAGES: usize = 40_000;
+const SUBSCRIBERS: usize = 10;
+/// Many times what a session's mailbox holds, and many more than come with one read.
+const MESSAGES: usize = 20_000;
+const LIMITS: &str = "limits.outbound_frames = 256";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn connect(address: SocketAddr) -> TcpStream {
@@ -59,7 +60,7 @@ fn read_all(mut stream: TcpStream) -> Vec<usize> {
 
 #[test]
 fn a_fast_sender_is_slowed_and_nobody_is_closed() {
-    let relay = Setup::new().start();
+    let relay = Setup::new().config(LIMITS).start();
     let address = relay.tcp_address();
     let readers: Vec<_> = (0..SUBSCRIBERS)
         .map(|_| {

@@ -424,7 +424,7 @@ mod tests {
             ("because it is so", &[Transport::Tcp][..])
         );
         assert_eq!(a.tags, ["x", "y"]);
-        assert_eq!((b.versions().count(), b.transports.len()), (3, 3));
+        assert_eq!((b.versions().count(), b.transports.len()), (3, 4));
     }
 
     #[test]

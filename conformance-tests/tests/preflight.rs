@@ -329,8 +329,8 @@ async fn command_lines_that_cannot_be() {
     let broken = file("broken.toml", "\n\n[[difference]]\nwhy = 1\n");
     let url = "tcp://127.0.0.1:9";
     let rows: [(&[&str], &str); 15] = [
-        (&["http://127.0.0.1:9/ws"], "http://127.0.0.1:9/ws: SockJS is not played yet"),
-        (&["https://127.0.0.1:9/ws"], "/websocket where the server is Spring"),
+        (&["ftp://127.0.0.1:9/ws"], "or for SockJS with http:// or https://"),
+        (&["http://127.0.0.1:9/ws"], "http://127.0.0.1:9/ws: nothing listens at 127.0.0.1:9"),
         (&["ws://joe:s3cret@127.0.0.1:9/ws"], "the account belongs in --login and --passcode"),
         (&["tcp://127.0.0.1:9/path"], "a path is for ws:// and wss://"),
         (&[url, "--header", "Cookie: s3cret"], "a header of CONNECT is given by --connect-header"),

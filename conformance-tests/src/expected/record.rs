@@ -239,9 +239,13 @@ mod tests {
             .iter()
             .map(|d| (d.reason.as_str(), d.fails_with.as_str(), d.cases.join(" ")))
             .collect();
-        // What was not played, a/1.1/ws-binary and a/1.2 on WebSocket, is as it was.
+        // What was not played, a/1.1/ws-binary, a/1.2 on WebSocket and both on SockJS, is as it was.
         let expected = [
-            ("mine", "old", "a/1.1/ws-binary a/1.2/tcp a/1.2/ws-*".to_owned()),
+            (
+                "mine",
+                "old",
+                "a/1.1/sockjs a/1.1/ws-binary a/1.2/sockjs a/1.2/tcp a/1.2/ws-*".to_owned(),
+            ),
             ("new", "new", "a/1.1/ws-text".to_owned()),
         ];
         assert_eq!(found, expected);

@@ -138,7 +138,7 @@ check "the message path's instructions, built" instructions-build.log \
 if [ "$status" -eq 0 ]; then
     check "the message path's instructions" instructions.log target/release/instructions
 fi
-check "the relay for the browser tests" build.log cargo build --locked --bin stomp-relay
+# Browsers are tested with the relay that the Rust tests have built.
 check "the demo page" demo.log make --no-print-directory demo
 if [ "$status" -eq 0 ]; then
     node_tests "page, command line and browser tests (the one behind nginx waits 3 minutes)" node.log \

@@ -123,6 +123,8 @@ struct Inner {
     signals: Signals,
     /// Senders that wait for it to be less full.
     waiters: Vec<Weak<Mailbox>>,
+    /// Somebody waits, or did in vain: what is taken out is looked at.
+    is_waited_for: bool,
     /// It was waited for in vain, and is not again until it is less full.
     is_stalled: bool,
 }
@@ -161,6 +163,7 @@ impl Mailbox {
             state: State::Open,
             signals: Signals::default(),
             waiters: Vec::new(),
+            is_waited_for: false,
             is_stalled: false,
         };
         Arc::new(Self { session, limits, inner: Mutex::new(inner) })
@@ -216,6 +219,7 @@ impl Mailbox {
         let is_crowded = inner.is_crowded(self.limits);
         if is_crowded {
             inner.waiters.push(Arc::downgrade(waiter));
+            inner.is_waited_for = true;
         }
         is_crowded
     }
@@ -223,7 +227,7 @@ impl Mailbox {
     /// Its session does not get on: nobody waits for it until it does.
     pub fn give_up(&self) {
         let mut inner = self.lock();
-        inner.is_stalled = true;
+        (inner.is_stalled, inner.is_waited_for) = (true, true);
         inner.waiters = Vec::new();
     }
 
@@ -255,11 +259,13 @@ impl Mailbox {
     ) -> Poll<Signals> {
         let mut inner = self.lock();
         let signals = std::mem::take(&mut inner.signals);
-        let mut waiters = Vec::new();
+        let mut waiters = None;
         let has_entries = match into {
             Some(into) if !inner.entries.is_empty() => {
                 inner.take(bytes, into);
-                waiters = inner.take_waiters(self.limits);
+                if inner.is_waited_for {
+                    waiters = inner.take_waiters(self.limits);
+                }
                 true
             }
             _ => false,
@@ -271,8 +277,10 @@ impl Mailbox {
             }
             return Poll::Pending;
         }
-        drop(inner);
-        tell_room(&waiters);
+        if let Some(waiters) = waiters {
+            drop(inner);
+            tell_room(&waiters);
+        }
         Poll::Ready(signals)
     }
 
@@ -332,12 +340,12 @@ impl Inner {
     }
 
     /// Those who wait, once it is emptier than when they began to, by far.
-    fn take_waiters(&mut self, limits: MailboxLimits) -> Vec<Weak<Mailbox>> {
+    fn take_waiters(&mut self, limits: MailboxLimits) -> Option<Vec<Weak<Mailbox>>> {
         if self.messages > limits.frames / 4 || self.bytes > limits.bytes / 4 {
-            return Vec::new();
+            return None;
         }
-        self.is_stalled = false;
-        std::mem::take(&mut self.waiters)
+        (self.is_stalled, self.is_waited_for) = (false, false);
+        Some(std::mem::take(&mut self.waiters))
     }
 
     fn take(&mut self, bytes: usize, into: &mut Vec<Entry>) {

@@ -93,8 +93,9 @@ async fn part(
 
 /// What came, or nothing where only a deadline has come.
 async fn read(transport: &mut Transport) -> io::Result<Option<bytes::BytesMut>> {
+    let deadline = transport.deadline();
     let reading = poll_fn(|cx| transport.poll_read(cx));
-    match transport.deadline() {
+    match deadline {
         Some(at) => match tokio::time::timeout_at(at.into(), reading).await {
             Ok(read) => read,
             Err(_) => Ok(Some(bytes::BytesMut::new())),

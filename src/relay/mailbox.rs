@@ -5,7 +5,7 @@
 //! was empty.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use super::error::Refusal;
@@ -121,6 +121,10 @@ struct Inner {
     waker: Option<Waker>,
     state: State,
     signals: Signals,
+    /// Senders that wait for it to be less full.
+    waiters: Vec<Weak<Mailbox>>,
+    /// It was waited for in vain, and is not again until it is less full.
+    is_stalled: bool,
 }
 
 /// What is not in the line of entries, and goes before it.
@@ -156,6 +160,8 @@ impl Mailbox {
             waker: None,
             state: State::Open,
             signals: Signals::default(),
+            waiters: Vec::new(),
+            is_stalled: false,
         };
         Arc::new(Self { session, limits, inner: Mutex::new(inner) })
     }
@@ -182,11 +188,12 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Puts several in, with one lock and one wake.
+    /// Puts several in, with one lock and one wake. Says whether a sender should wait for it with
+    /// [`Mailbox::wait_for_room`] before it sends more.
     ///
     /// # Errors
     /// [`Gone`] where not all were taken.
-    pub fn push_all(&self, entries: impl Iterator<Item = Entry>) -> Result<(), Gone> {
+    pub fn push_all(&self, entries: impl Iterator<Item = Entry>) -> Result<bool, Gone> {
         let mut inner = self.lock();
         let mut result = Ok(());
         let mut waker = None;
@@ -197,9 +204,27 @@ impl Mailbox {
             }
             waker = inner.put(entry, self.limits).or(waker);
         }
+        let is_crowded = inner.is_crowded(self.limits);
         drop(inner);
         wake(waker);
-        result
+        result.map(|()| is_crowded)
+    }
+
+    /// The waiter gets [`Event::Room`] once this is less full; `false` where it is already.
+    pub fn wait_for_room(&self, waiter: &Arc<Self>) -> bool {
+        let mut inner = self.lock();
+        let is_crowded = inner.is_crowded(self.limits);
+        if is_crowded {
+            inner.waiters.push(Arc::downgrade(waiter));
+        }
+        is_crowded
+    }
+
+    /// Its session does not get on: nobody waits for it until it does.
+    pub fn give_up(&self) {
+        let mut inner = self.lock();
+        inner.is_stalled = true;
+        inner.waiters = Vec::new();
     }
 
     /// Puts an answer or an event in, whatever the limits: a session has only as many of them
@@ -230,9 +255,11 @@ impl Mailbox {
     ) -> Poll<Signals> {
         let mut inner = self.lock();
         let signals = std::mem::take(&mut inner.signals);
+        let mut waiters = Vec::new();
         let has_entries = match into {
             Some(into) if !inner.entries.is_empty() => {
                 inner.take(bytes, into);
+                waiters = inner.take_waiters(self.limits);
                 true
             }
             _ => false,
@@ -244,6 +271,8 @@ impl Mailbox {
             }
             return Poll::Pending;
         }
+        drop(inner);
+        tell_room(&waiters);
         Poll::Ready(signals)
     }
 
@@ -253,7 +282,11 @@ impl Mailbox {
         let mut inner = self.lock();
         inner.state = State::Closed;
         inner.waker = None;
-        std::mem::take(&mut inner.entries)
+        let (entries, waiters) =
+            (std::mem::take(&mut inner.entries), std::mem::take(&mut inner.waiters));
+        drop(inner);
+        tell_room(&waiters);
+        entries
     }
 
     /// Whether messages are taken.
@@ -290,6 +323,21 @@ impl Inner {
             self.signals.overflown = true;
         }
         self.waker.take()
+    }
+
+    fn is_crowded(&self, limits: MailboxLimits) -> bool {
+        self.state == State::Open
+            && !self.is_stalled
+            && (self.messages > limits.frames / 2 || self.bytes > limits.bytes / 2)
+    }
+
+    /// Those who wait, once it is emptier than when they began to, by far.
+    fn take_waiters(&mut self, limits: MailboxLimits) -> Vec<Weak<Mailbox>> {
+        if self.messages > limits.frames / 4 || self.bytes > limits.bytes / 4 {
+            return Vec::new();
+        }
+        self.is_stalled = false;
+        std::mem::take(&mut self.waiters)
     }
 
     fn take(&mut self, bytes: usize, into: &mut Vec<Entry>) {
@@ -334,6 +382,10 @@ impl fmt::Debug for Mailbox {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Mailbox").field("session", &self.session).finish_non_exhaustive()
     }
+}
+
+fn tell_room(waiters: &[Weak<Mailbox>]) {
+    waiters.iter().filter_map(Weak::upgrade).for_each(|waiter| waiter.event(Event::Room));
 }
 
 fn wake(waker: Option<Waker>) {
@@ -408,5 +460,36 @@ mod tests {
             mailbox.event(Event::Tick);
             assert!(mailbox.close().is_empty());
         }
+    }
+
+    #[test]
+    fn a_sender_waits_for_one_that_is_crowded_and_gets_on() {
+        let limits = MailboxLimits { frames: 8, bytes: 1 << 20 };
+        let (crowded, sender) = (Mailbox::new(1, limits), Mailbox::new(2, limits));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut has_room =
+            || matches!(sender.poll_take(&mut cx, 0, None), Poll::Ready(signals) if signals.room);
+        let entries = |count| std::iter::repeat_with(|| entry(10)).take(count);
+        assert_eq!(crowded.push_all(entries(4)), Ok(false));
+        assert!(!crowded.wait_for_room(&sender));
+        assert_eq!(crowded.push_all(entries(1)), Ok(true));
+        assert!(crowded.wait_for_room(&sender));
+        assert!(!has_room());
+        let mut taken = Vec::new();
+        let mut take = |bytes| {
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(crowded.poll_take(&mut cx, bytes, Some(&mut taken)).is_ready());
+        };
+        // Three are left, then none.
+        take(100);
+        assert!(!has_room());
+        take(10_000);
+        assert!(has_room());
+        // One that does not get on is not waited for until it does.
+        assert_eq!(crowded.push_all(entries(5)), Ok(true));
+        crowded.give_up();
+        assert_eq!(crowded.push_all(entries(1)), Ok(false));
+        take(10_000);
+        assert_eq!(crowded.push_all(entries(5)), Ok(true));
     }
 }

@@ -55,6 +55,15 @@ pub enum Broker {
     RabbitMq(RabbitMq),
 }
 
+/// What became of messages that were to be published together.
+#[derive(Debug)]
+pub enum Together {
+    /// Who listens has them; for this one of them the sender should wait before it sends more.
+    Published { crowded: Option<Arc<Mailbox>> },
+    /// They must be published one by one.
+    Refused,
+}
+
 impl Broker {
     /// Publishes to a queue, a topic or an exchange. `declare`: what the queue is to be where it
     /// is missing. Where it says `Pending`, `Event::Done` follows.
@@ -71,12 +80,11 @@ impl Broker {
         }
     }
 
-    /// Publishes messages to one topic at once, where nothing but sessions takes them; `false`
-    /// where that is not so, and nothing was published.
-    pub fn publish_together(&self, messages: &[(Token, Arc<Message>)]) -> bool {
+    /// Publishes messages to one topic at once, where nothing but sessions takes them.
+    pub fn publish_together(&self, messages: &[(Token, Arc<Message>)]) -> Together {
         match self {
             Self::Embedded(broker) => broker.publish_together(messages),
-            Self::RabbitMq(_) => false,
+            Self::RabbitMq(_) => Together::Refused,
         }
     }
 

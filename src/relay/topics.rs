@@ -66,8 +66,14 @@ impl Topics {
         receivers
     }
 
-    /// The same for several messages: a mailbox is locked and its session woken once.
-    pub fn publish_together(&self, key: &str, messages: &[(Token, Arc<Message>)]) {
+    /// The same for several messages: a mailbox is locked and its session woken once. Returns one
+    /// that the sender should wait for, where there is one.
+    pub fn publish_together(
+        &self,
+        key: &str,
+        messages: &[(Token, Arc<Message>)],
+    ) -> Option<Arc<Mailbox>> {
+        let mut crowded = None;
         self.words.look_up(key, |group| {
             for Member { mailbox, subscription } in &group.members {
                 let entries = messages.iter().map(|(_, message)| Entry::Shared {
@@ -75,9 +81,12 @@ impl Topics {
                     subscription: *subscription,
                 });
                 // Where the session is gone or about to be, what is left goes nowhere.
-                let _ = mailbox.push_all(entries);
+                if mailbox.push_all(entries) == Ok(true) && crowded.is_none() {
+                    crowded = Some(mailbox.clone());
+                }
             }
         });
+        crowded
     }
 }
 

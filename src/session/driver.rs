@@ -99,6 +99,8 @@ pub struct Driver {
     has_sent: bool,
     /// Others run first: much was published.
     yields: bool,
+    /// A receiver that what was published is too much for, and how long it is waited for.
+    crowded: Option<Box<(Arc<Mailbox>, Instant)>>,
     /// What the peer's kernel had not acknowledged when it was last asked.
     unacknowledged: u64,
     out: Vec<u8>,
@@ -187,6 +189,7 @@ impl Driver {
             late: Vec::new(),
             has_sent: false,
             yields: false,
+            crowded: None,
             unacknowledged: 0,
             out: Vec::new(),
             stalled: None,
@@ -247,7 +250,10 @@ impl Driver {
     /// Whether more is read. Not while much of what was answered waits for the socket: a client
     /// that does not read its receipts is not to fill the memory with them.
     fn reads(&self) -> bool {
-        self.held.is_none() && !self.is_blocked && self.out.len() <= OUT_BYTES
+        self.held.is_none()
+            && !self.is_blocked
+            && self.crowded.is_none()
+            && self.out.len() <= OUT_BYTES
     }
 
     /// One turn: something happens, its actions are performed, what came of it is written.
@@ -298,6 +304,7 @@ impl Driver {
         }
         if signals.room {
             self.is_blocked = false;
+            self.crowded = None;
         }
         if signals.tick {
             self.armed = None;
@@ -310,6 +317,7 @@ impl Driver {
             // Nothing is read, so silence proves nothing.
             self.session.paused(now);
         }
+        self.lose_patience(now);
         self.follow_ping(now);
         self.session.tick(now, &mut turn.actions);
         if !self.transport.tick(now, &mut turn.scratch) {
@@ -459,8 +467,8 @@ impl Driver {
         let stall = self.stalled.map(|since| since + self.services.limits.outbound_stall);
         let proof = self.proofs.wants_asking().then(|| Instant::now() + PROOF);
         let transport = self.transport.deadline();
-        let deadline =
-            [self.session.deadline(), transport, stall, proof].into_iter().flatten().min();
+        let deadlines = [self.session.deadline(), transport, stall, proof, self.patience()];
+        let deadline = deadlines.into_iter().flatten().min();
         if let Some(at) = deadline
             && self.armed.is_none_or(|armed| at < armed)
         {

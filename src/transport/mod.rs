@@ -115,8 +115,8 @@ impl Transport {
     }
 
     /// Reads what is there. `Ready(Ok(None))` is the end of the stream.
-    pub fn poll_read(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<BytesMut>>> {
-        match &self.line {
+    pub fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<BytesMut>>> {
+        match &mut self.line {
             Line::Socket { stream, .. } => socket::poll_read(stream, cx),
             Line::Pipe(session) => {
                 session.pipe().poll_read(cx).map_ok(|is_open| is_open.then(BytesMut::new))

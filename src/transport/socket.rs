@@ -2,12 +2,14 @@
 
 use std::cell::RefCell;
 use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_util::io::poll_read_buf;
 
 /// Read at once, into a buffer of the thread.
 const READ_BYTES: usize = 64 * 1024;
@@ -21,25 +23,19 @@ thread_local! {
     static READ_BUFFER: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
-/// Reads what is there. `Ready(Ok(None))` is the end of the stream.
+/// Reads what is there. `Ready(Ok(None))` is the end of the stream. A read that does not fill the
+/// buffer has taken all, so that nobody asks the kernel a second time.
 pub(super) fn poll_read(
-    stream: &TcpStream,
+    stream: &mut TcpStream,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Option<BytesMut>>> {
-    loop {
-        std::task::ready!(stream.poll_read_ready(cx))?;
-        let result = READ_BUFFER.with_borrow_mut(|buffer| {
-            if buffer.capacity() < READ_AT_LEAST {
-                buffer.reserve(READ_BYTES);
-            }
-            let count = stream.try_read_buf(buffer)?;
-            Ok((count > 0).then(|| buffer.split()))
-        });
-        match result {
-            Err(error) if would_block(&error) => {}
-            result => return Poll::Ready(result),
+    READ_BUFFER.with_borrow_mut(|buffer| {
+        if buffer.capacity() < READ_AT_LEAST {
+            buffer.reserve(READ_BYTES);
         }
-    }
+        let read = poll_read_buf(Pin::new(stream), cx, buffer);
+        read.map_ok(|count| (count > 0).then(|| buffer.split()))
+    })
 }
 
 /// Writes what the kernel takes at once.

@@ -1,9 +1,6 @@
 //! Limits: what is too much, too many, too slow, and what that is answered with.
 
-use std::net::SocketAddr;
 use std::time::Duration;
-
-use socket2::{Domain, Socket, Type};
 
 use crate::client::{Client, Said, Via, fresh, login};
 use crate::http::{Http, get, post};
@@ -197,7 +194,7 @@ fn j13_a_client_that_does_not_read() {
     for via in [Via::XhrStreaming, Via::EventSource, Via::HtmlFile] {
         let before = relay.metric("stomp_relay_slow_readers_total");
         let session = fresh("/ws");
-        let mut http = narrow(relay.http);
+        let mut http = Http::narrow(relay.http);
         http.ask(&via.request(&session));
         assert_eq!(http.head().status, 200);
         assert!(via.is_prelude(&http.chunk().unwrap()));
@@ -229,14 +226,6 @@ fn j13_a_client_that_does_not_read() {
     }
     drop(sender);
     relay.is_well();
-}
-
-/// A connection for which little is on its way.
-fn narrow(address: SocketAddr) -> Http {
-    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    socket.set_recv_buffer_size(4096).unwrap();
-    socket.connect(&address.into()).unwrap();
-    Http::over(socket.into())
 }
 
 /// S61: who does not say who it is has a session for a while only.

@@ -40,7 +40,11 @@ fn abort_and_reconnect(relay: &Relay, via: Via) {
         assert_eq!(answer.status(), 200, "{via:?}");
         via.unwrap(&answer.body)
     } else {
-        assert_eq!(second.head().status, 200, "{via:?}");
+        let head = second.head();
+        assert_eq!(head.status, 200, "{via:?}");
+        // Who is told of another one gets that in one piece.
+        let coding = head.header("transfer-encoding");
+        assert_eq!(coding, Some("chunked"), "{via:?}: somebody else receives");
         assert!(via.is_prelude(&second.chunk().unwrap()));
         via.unwrap(&second.chunk().unwrap())
     };

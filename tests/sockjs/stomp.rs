@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use crate::client::{Client, Said, Via, body, header, login};
+use crate::http::Http;
 use crate::relay::{Relay, wait_for};
 use crate::ws::{BINARY, Ws, WsSaid};
 
@@ -330,6 +331,27 @@ fn j16_a_receiver_that_breaks() {
         let texts = unread_with(&relay, "later");
         let wanted: &[&str] = if via.is_polling() { &["later"] } else { &["under way", "later"] };
         assert_eq!(texts, wanted, "{via:?}");
+    }
+}
+
+/// J16, while a poll is answered: what the kernel took is no proof, so the message is unread. The
+/// session does not end at once, since the answer had ended as far as the server could see; that
+/// is so too where all of it was read and the client then never came back.
+#[test]
+fn j16_a_poll_that_breaks_while_it_is_answered() {
+    let long = "x".repeat(200_000);
+    for via in [Via::Xhr, Via::Jsonp] {
+        let relay = Relay::stomp(DELAY, "");
+        let client = alice(&relay, via);
+        let mut http = Http::narrow(relay.http);
+        http.ask(&via.request(&client.session).with_all(&[login("alice")]));
+        tell(&relay, &long);
+        assert_eq!(http.head().status, 200);
+        http.exactly(1000);
+        http.reset();
+        relay.has_sessions(0);
+        let texts = unread_with(&relay, &long);
+        assert_eq!(texts.len(), 1, "{via:?}");
     }
 }
 

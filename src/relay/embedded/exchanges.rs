@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::queue::Queue;
 use crate::destination::{Destination, TOPIC_EXCHANGE, Topic};
 use crate::message::Message;
+use crate::relay::Together;
 use crate::relay::error::{self, Refusal};
 use crate::relay::mailbox::{Mailbox, SubscriptionNumber, Token};
 use crate::relay::origin::binding_key;
@@ -141,16 +142,18 @@ impl Exchanges {
         Ok(queues)
     }
 
-    /// Puts messages of one destination into the mailboxes of who listens; `false` where a queue
-    /// is bound, which takes them one by one.
-    pub(super) fn publish_together(&self, messages: &[(Token, Arc<Message>)]) -> bool {
-        let Some((_, first)) = messages.first() else { return true };
-        let Ok(Place { exchange, topic }) = self.place(&first.destination) else { return false };
+    /// Puts messages of one destination into the mailboxes of who listens. Not where a queue is
+    /// bound, which takes them one by one.
+    pub(super) fn publish_together(&self, messages: &[(Token, Arc<Message>)]) -> Together {
+        let Some((_, first)) = messages.first() else { return Together::Refused };
+        let Ok(Place { exchange, topic }) = self.place(&first.destination) else {
+            return Together::Refused;
+        };
         if exchange.bindings.load(Ordering::Relaxed) > 0 {
-            return false;
+            return Together::Refused;
         }
-        exchange.sessions.publish_together(topic.key(), messages);
-        true
+        let crowded = exchange.sessions.publish_together(topic.key(), messages);
+        Together::Published { crowded }
     }
 
     fn place(&self, destination: &Destination) -> Result<Place<'_>, Refusal> {

@@ -17,7 +17,7 @@ use crate::message::Message;
 use crate::relay::error::{Refusal, RefusalKind};
 use crate::relay::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
 use crate::relay::origin::{Declaration, Origin, Place};
-use crate::relay::{Settlement, SubscribeRequest};
+use crate::relay::{Settlement, SubscribeRequest, Together};
 use exchanges::Exchanges;
 pub use journal::JournalError;
 use journal::{Answer, Append, Journal, Record};
@@ -108,8 +108,8 @@ impl Embedded {
         }
     }
 
-    /// Publishes messages to one topic at once, where no queue is bound; `false` where one is.
-    pub fn publish_together(&self, messages: &[(Token, Arc<Message>)]) -> bool {
+    /// Publishes messages to one topic at once, where no queue is bound.
+    pub fn publish_together(&self, messages: &[(Token, Arc<Message>)]) -> Together {
         self.exchanges.publish_together(messages)
     }
 

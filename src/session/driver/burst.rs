@@ -2,10 +2,12 @@
 //! locked once and its session woken once, however many there are.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crate::destination::Destination;
 use crate::message::Message;
-use crate::relay::mailbox::{Level, Token};
+use crate::relay::Together;
+use crate::relay::mailbox::{Level, Mailbox, Token};
 use crate::relay::origin::Declaration;
 
 use super::{Driver, Turn};
@@ -14,6 +16,9 @@ use super::{Driver, Turn};
 const MOST: usize = 512;
 /// After so many the others go first: who is sent something should take it before more comes.
 const MANY: usize = 16;
+/// A sender waits so long for a receiver that is about to have too much. One that has not got on
+/// by then is slow, and nobody waits for it.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 impl Driver {
     /// Publishes a message; to a topic with those before it and after it that go there too.
@@ -44,20 +49,44 @@ impl Driver {
         }
         let mut burst = std::mem::take(&mut turn.burst);
         self.yields |= burst.len() >= MANY;
-        if self.services.broker.publish_together(&burst) {
-            for (token, _) in burst.drain(..) {
-                self.session.done(token, Ok(Level::Memory), &mut turn.actions);
+        match self.services.broker.publish_together(&burst) {
+            Together::Published { crowded } => {
+                for (token, _) in burst.drain(..) {
+                    self.session.done(token, Ok(Level::Memory), &mut turn.actions);
+                }
+                if let Some(crowded) = crowded {
+                    self.wait_for(crowded);
+                }
             }
-        } else {
-            let services = self.services.clone();
-            for (token, message) in burst.drain(..) {
-                let submit = services.broker.publish(&self.mailbox, token, message, None);
-                self.submitted(token, submit, turn);
+            Together::Refused => {
+                let services = self.services.clone();
+                for (token, message) in burst.drain(..) {
+                    let submit = services.broker.publish(&self.mailbox, token, message, None);
+                    self.submitted(token, submit, turn);
+                }
             }
         }
         if turn.burst.is_empty() {
             // The room it has is for the next one.
             turn.burst = burst;
+        }
+    }
+
+    /// Reads nothing more until that receiver has room again, or has shown that it is slow.
+    fn wait_for(&mut self, crowded: Arc<Mailbox>) {
+        if crowded.wait_for_room(&self.mailbox) {
+            self.crowded = Some(Box::new((crowded, Instant::now() + PATIENCE)));
+        }
+    }
+
+    /// When the wait for a receiver is over.
+    pub(super) fn patience(&self) -> Option<Instant> {
+        self.crowded.as_ref().map(|crowded| crowded.1)
+    }
+
+    pub(super) fn lose_patience(&mut self, now: Instant) {
+        if let Some((crowded, _)) = self.crowded.take_if(|crowded| crowded.1 <= now).as_deref() {
+            crowded.give_up();
         }
     }
 }

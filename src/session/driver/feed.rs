@@ -104,7 +104,7 @@ impl Driver {
 
     /// Whether a frame may be given to the session now.
     fn may_take(&mut self) -> bool {
-        if !self.session.takes_frames() {
+        if !self.session.takes_frames() || self.crowded.is_some() {
             return false;
         }
         // Who has sent nothing yet does not wait for room.
@@ -123,6 +123,7 @@ impl Driver {
     pub(super) fn feed_held(&mut self, turn: &mut Turn) {
         if self.over.is_none()
             && !self.is_blocked
+            && self.crowded.is_none()
             && self.session.takes_frames()
             && let Some(held) = self.held.take()
         {

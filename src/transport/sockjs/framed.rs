@@ -128,6 +128,8 @@ impl Framed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         // A mask of zeros leaves the payload as it is.
@@ -177,5 +179,36 @@ mod tests {
         assert_eq!(read(&[frame(0x81, br#"["","","",""]"#)], 100), Err(1009));
         let long = format!("[\"{}\"]", "x".repeat(100));
         assert_eq!(read(&[frame(0x81, long.as_bytes())], 100), Err(1009));
+    }
+
+    proptest! {
+        /// Wherever messages are cut into frames and frames into reads.
+        #[test]
+        fn cuts_change_nothing(
+            messages in vec((vec("[a-c\"é]{0,4}", 0..4), vec(0..20_usize, 0..3)), 0..6),
+            step in 1..40_usize,
+        ) {
+            let mut frames = Vec::new();
+            let mut wanted = Vec::new();
+            for (texts, mut cuts) in messages {
+                let json = serde_json::to_vec(&texts).unwrap();
+                wanted.extend(texts);
+                cuts.iter_mut().for_each(|cut| *cut = (*cut).min(json.len()));
+                cuts.extend([0, json.len()]);
+                cuts.sort_unstable();
+                let last = cuts.len() - 2;
+                for (at, ends) in cuts.windows(2).enumerate() {
+                    let first = u8::from(at == 0) | if at == last { 0x80 } else { 0 };
+                    frames.push(frame(first, json.get(ends[0]..ends[1]).unwrap()));
+                }
+            }
+            prop_assert_eq!(read(&frames, step), Ok(wanted));
+        }
+
+        #[test]
+        fn nothing_panics(bytes in vec(any::<u8>(), 0..60), step in 1..60_usize) {
+            // Most of it is broken, and is told so.
+            let _ = read(&[bytes], step);
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! A session over many requests, without requests.
 
 use super::*;
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 fn pipe() -> Arc<Pipe> {
     let config = PipeConfig { disconnect_delay: Duration::from_secs(5), messages_ahead: 3 };
@@ -106,4 +108,54 @@ fn the_driver_is_told_of_what_moves_its_deadlines() {
     assert!(matches!(pipe.poll_read(&mut context()), Poll::Ready(Ok(true))));
     pipe.give_up();
     assert!(matches!(pipe.poll_read(&mut context()), Poll::Ready(Ok(false))));
+}
+
+proptest! {
+    /// Whatever comes when: every line comes once and in order, and proven is what the receivers
+    /// before the last one took, and no more.
+    #[test]
+    fn lines_come_once_and_in_order(steps in vec(0..5_u8, 0..80)) {
+        let pipe = pipe();
+        let (mut written, mut got, mut bytes) = (0, Vec::new(), 0);
+        let (mut receiver, mut taken, mut proven) = (None, 0, 0);
+        for step in steps {
+            match step {
+                0 | 1 => {
+                    let line = format!("\"{written}\"\n");
+                    let length = pipe.write(line.as_bytes()).unwrap();
+                    prop_assert!(length == 0 || length == line.len());
+                    written += usize::from(length > 0);
+                    bytes += length as u64;
+                }
+                2 => match pipe.attach() {
+                    Ok(number) => {
+                        prop_assert_eq!(receiver.replace(number), None);
+                        proven = taken;
+                    }
+                    Err(Busy) => prop_assert!(receiver.is_some()),
+                },
+                3 => {
+                    let Some(number) = receiver else { continue };
+                    if let Poll::Ready(Outbound::Messages(frame)) =
+                        pipe.poll_outbound(number, &mut context())
+                    {
+                        let texts: Vec<String> =
+                            serde_json::from_slice(frame.get(1..).unwrap()).unwrap();
+                        taken = bytes;
+                        got.extend(texts);
+                    }
+                }
+                _ => {
+                    if let Some(number) = receiver.take() {
+                        pipe.detach(number, Instant::now());
+                    }
+                }
+            }
+            prop_assert_eq!(pipe.unproven(), bytes - proven);
+            prop_assert_eq!(pipe.deadline().is_none(), receiver.is_some());
+        }
+        let wanted: Vec<String> = (0..got.len()).map(|n| n.to_string()).collect();
+        prop_assert_eq!(&got, &wanted);
+        prop_assert!(written - got.len() <= 3);
+    }
 }

@@ -23,7 +23,7 @@ pub struct Cpu {
 }
 
 /// Less than this says nothing about shares, in steps of a tick.
-const SHARED: u64 = 10 * TICK;
+const SHARED: u64 = 50 * TICK;
 
 impl Cpu {
     /// # Errors

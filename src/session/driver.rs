@@ -8,8 +8,8 @@ mod burst;
 mod ending;
 mod feed;
 mod perform;
+mod turn;
 
-use std::cell::Cell;
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
@@ -22,7 +22,7 @@ use bytes::{Bytes, BytesMut};
 use crate::auth::{Authenticator, Principal};
 use crate::message::Message;
 use crate::relay::Broker;
-use crate::relay::mailbox::{Entry, Event, Mailbox, Signals, Token};
+use crate::relay::mailbox::{Entry, Event, Mailbox, Signals};
 use crate::stomp::{self, Decoder};
 use crate::telemetry::Metrics;
 use crate::ticker::Ticker;
@@ -32,12 +32,10 @@ use crate::user::Users;
 use super::proof::{Proofs, Settled};
 use super::sessions::{Place, Sessions};
 use super::{Action, After, Outgoing, Session, Settings, Wire};
+use turn::Turn;
 
 /// Written in one turn, so that one session does not hold up the others of its worker.
 const TURN_BYTES: usize = 64 * 1024;
-/// What a thread keeps from turn to turn.
-const SCRATCH_BYTES: usize = 256 * 1024;
-const SCRATCH_ACTIONS: usize = 1024;
 /// Nothing is read while more than this waits for the socket.
 const OUT_BYTES: usize = 256 * 1024;
 /// The transport is asked this often what the other side has, where no PONG tells.
@@ -115,42 +113,10 @@ pub struct Driver {
     over: Option<(u16, &'static str)>,
 }
 
-/// What a turn works with. Its buffers are the thread's, so that no turn waits for memory and no
-/// session keeps any.
-#[derive(Default)]
-struct Turn {
-    scratch: Vec<u8>,
-    head: Vec<u8>,
-    actions: Vec<Action>,
-    /// There is something of STOMP in `scratch`: a PING is no heart-beat that a page could see.
-    speaks: bool,
-    /// MESSAGEs in `scratch`.
-    delivered: u64,
-    /// SENDs to one topic that are not published yet.
-    burst: Vec<(Token, Arc<Message>)>,
-    burst_bytes: usize,
-}
-
-thread_local! {
-    static TURN: Cell<Turn> = Cell::default();
-}
-
 enum Wake {
     Read(io::Result<Option<BytesMut>>),
     Writable(io::Result<()>),
     Mail(Signals),
-}
-
-impl Turn {
-    /// What the next turn of this thread may use again; what grew beyond a usual turn goes.
-    fn give_back(mut self) {
-        self.scratch.clear();
-        self.head.clear();
-        self.actions.clear();
-        if self.scratch.capacity() <= SCRATCH_BYTES && self.actions.capacity() <= SCRATCH_ACTIONS {
-            TURN.set(Self { speaks: false, delivered: 0, ..self });
-        }
-    }
 }
 
 impl Driver {
@@ -263,7 +229,7 @@ impl Driver {
 
     /// One turn: something happens, its actions are performed, what came of it is written.
     fn turn(&mut self, happen: impl FnOnce(&mut Self, &mut Turn)) {
-        let mut turn = TURN.take();
+        let mut turn = Turn::take();
         happen(self, &mut turn);
         self.perform(&mut turn);
         self.feed_held(&mut turn);

@@ -26,6 +26,7 @@ use super::connect::Connect;
 use super::error::{Errors, Violation, code};
 use super::held::{Held, Until};
 use super::liveness::{Liveness, Wire};
+use super::send::Sent;
 use super::subscriptions::Subscriptions;
 use super::transactions::Transactions;
 
@@ -136,6 +137,8 @@ pub struct Session {
     pub(super) frame_since: Option<Instant>,
     pub(super) live: Liveness,
     pub(super) subscriptions: Subscriptions,
+    /// Where the last SEND went.
+    pub(super) sent: Option<Box<Sent>>,
     pub(super) acks: Acks,
     pub(super) transactions: Transactions,
     /// The SUBSCRIBEs of pages that are on their way.
@@ -172,6 +175,7 @@ impl Session {
             frame_since: None,
             live: Liveness::new(wire, now),
             subscriptions: Subscriptions::default(),
+            sent: None,
             acks: Acks::default(),
             transactions: Transactions::default(),
             pages: Vec::new(),
@@ -308,6 +312,7 @@ impl Session {
         if self.waiting.is_empty() {
             self.waiting = HashMap::new();
         }
+        self.sent = None;
         self.acks.give_back();
     }
 

@@ -60,6 +60,13 @@ const SHORT: [&str; 8] = [
 /// Headers that are numbers to RabbitMQ, which closes a channel for one that is none.
 const NUMBERS: [&str; 3] = ["priority", "expiration", "timestamp"];
 
+/// A destination that the session may send to, and what it is: who sends mostly sends there again.
+#[derive(Debug)]
+pub(super) struct Sent {
+    text: String,
+    destination: Destination,
+}
+
 /// A SEND that was judged and may be done.
 #[derive(Debug)]
 pub(super) struct Sending {
@@ -109,13 +116,17 @@ impl Session {
         }
         let queue = QueueHeaders::of_send(&frame.headers).map_err(bad_queue_header)?;
         let size = frame.body.len() + frame.headers.text_len();
+        let known = self.sent.as_deref().filter(|sent| sent.text == text);
+        let known = known.map(|sent| sent.destination.clone());
+        let is_new = known.is_none();
         let judged = self.reply_to(&frame.headers).and_then(|reply_to| {
             let shown = match &reply_to {
                 ReplyTo::Shown(shown) => Some(&**shown),
                 ReplyTo::Nowhere | ReplyTo::NotYet(_) => None,
             };
             let body = frame.body.clone();
-            let sending = self.judge(&frame.headers, body, &queue, shown, context.clone())?;
+            let sending =
+                self.judge(&frame.headers, body, known, &queue, shown, context.clone())?;
             Ok((sending, reply_to))
         });
         let judged = match judged {
@@ -124,7 +135,12 @@ impl Session {
                 self.hold_for_answers(&id, frame, now, out);
                 return Ok(());
             }
-            Ok((sending, _)) => Ok(sending),
+            Ok((sending, _)) => {
+                if is_new {
+                    self.sent = sending.sent();
+                }
+                Ok(sending)
+            }
             Err(refusal) => Err(refusal),
         };
         match (judged, transaction) {
@@ -145,21 +161,23 @@ impl Session {
         Ok(())
     }
 
-    /// Decides on a SEND when it arrives, in a transaction or not.
+    /// Decides on a SEND when it arrives, in a transaction or not. `known`: the destination, where
+    /// it was decided before that the session may send there.
     fn judge(
         &self,
         headers: &Headers,
         body: Bytes,
+        known: Option<Destination>,
         queue: &QueueHeaders,
         reply_to: Option<&str>,
         context: Context,
     ) -> Result<Sending, Refusal> {
         let text = context.destination.as_deref().unwrap_or_default();
         let body = detached(body);
-        self.fits(text)?;
-        let destination = Destination::for_send_within(text, &self.settings.names)
-            .map_err(|error| refusal_of(&error))?;
-        self.may(RuleFrame::Send, &destination, text)?;
+        let destination = match known {
+            Some(destination) => destination,
+            None => self.destination(text)?,
+        };
         for name in SHORT {
             if headers.get(name).is_some_and(|value| value.len() > 255) {
                 return Err(Refusal::new(
@@ -213,6 +231,15 @@ impl Session {
         Ok(Sending { target, context })
     }
 
+    /// The destination that a text is, where the session may send there.
+    fn destination(&self, text: &str) -> Result<Destination, Refusal> {
+        self.fits(text)?;
+        let destination = Destination::for_send_within(text, &self.settings.names)
+            .map_err(|error| refusal_of(&error))?;
+        self.may(RuleFrame::Send, &destination, text)?;
+        Ok(destination)
+    }
+
     /// Whether a destination is as short as the config wants it.
     pub(super) fn fits(&self, text: &str) -> Result<(), Refusal> {
         let (bytes, limit) = (text.len(), self.settings.limits.destination_bytes);
@@ -261,6 +288,19 @@ impl Session {
                 Action::MarkRead { which, request, token: Some(token) }
             }
         });
+    }
+}
+
+impl Sending {
+    /// What is worth remembering of it: rules and login of a session do not change.
+    fn sent(&self) -> Option<Box<Sent>> {
+        match (&self.target, &self.context.destination) {
+            (Target::Broker { message, .. }, Some(text)) => {
+                let destination = message.destination.clone();
+                Some(Box::new(Sent { text: text.clone(), destination }))
+            }
+            _ => None,
+        }
     }
 }
 

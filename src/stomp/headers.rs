@@ -29,7 +29,18 @@ impl Headers {
     /// The first value of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter().find(|(n, _)| *n == name).map(|(_, value)| value)
+        let text = self.text.as_bytes();
+        let mut start = 0_usize;
+        for &(name_end, value_end) in &self.ends {
+            let (name_end, value_end) = (name_end as usize, value_end as usize);
+            // Most names differ in length already.
+            if name_end - start == name.len() && text.get(start..name_end) == Some(name.as_bytes())
+            {
+                return self.text.get(name_end..value_end);
+            }
+            start = value_end;
+        }
+        None
     }
 
     /// Whether a header of that name is there.

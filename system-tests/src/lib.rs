@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+pub mod checker;
+pub mod proxy;
 pub mod rabbitmq;
 pub mod raw;
 pub mod redis;

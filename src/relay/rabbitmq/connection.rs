@@ -21,6 +21,7 @@ use ulid::Ulid;
 
 use super::counters::Counters;
 use super::dialer::{Dialer, Failure};
+use super::recovery::Recovery;
 
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// A connection that held for so long was no flicker.
@@ -34,6 +35,7 @@ const CHANNEL_TRIES: u32 = 16;
 pub(super) struct Shared {
     pub(super) dialer: Dialer,
     pub(super) state: State,
+    pub(super) recovery: Recovery,
     pub(super) counters: Counters,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,

@@ -12,6 +12,7 @@
 //! | [`publisher`], [`ledger`] | publishes and keeps what is not confirmed |
 //! | [`consumer`], [`subscription`], [`pool`] | `/queue`, and topics with acks |
 //! | [`node_queue`], [`bindings`] | all other topic subscriptions |
+//! | [`recovery`] | holds publishing until subscriptions are back |
 //! | [`topology`], [`properties`], [`refusal`], [`recent`] | AMQP's words for ours |
 
 mod bindings;
@@ -26,6 +27,7 @@ mod pool;
 mod properties;
 mod publisher;
 mod recent;
+mod recovery;
 mod refusal;
 mod subscription;
 mod topology;
@@ -48,6 +50,7 @@ use self::ledger::Limits;
 use self::node_queue::NodeQueue;
 use self::publisher::Publisher;
 use self::recent::Recent;
+use self::recovery::Recovery;
 use super::error::{Refusal, RefusalKind};
 use super::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
 use super::origin::{Declaration, Origin};
@@ -140,6 +143,7 @@ impl RabbitMq {
         let shared = Arc::new(Shared {
             dialer: Dialer::new(&config.urls).map_err(StartError)?,
             state: State::default(),
+            recovery: Recovery::default(),
             counters: Counters::default(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),

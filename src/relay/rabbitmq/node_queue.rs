@@ -23,6 +23,7 @@ use super::bindings::Bindings;
 use super::connection::{Backoff, Keeper, Link, Shared, random_name};
 use super::properties::{self, Incoming};
 use super::recent::Recent;
+use super::recovery::Missing;
 use super::refusal::Fault;
 use super::topology;
 use crate::destination::{TOPIC_EXCHANGE, Topic};
@@ -152,10 +153,11 @@ impl NodeQueue {
     }
 
     /// Until the channel is lost.
-    async fn serve(&self, link: &Link) -> lapin::Result<()> {
+    async fn serve(&self, link: &Link, missing: &mut Option<Missing>) -> lapin::Result<()> {
         let (channel, mut consumer) = self.open(link).await?;
         self.bind(&channel).await?;
         self.is_up.store(true, Ordering::Relaxed);
+        *missing = None;
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
@@ -260,7 +262,7 @@ impl NodeQueue {
             properties::incoming(exchange.as_str(), key, &properties, data);
         if let Some(id) = message.x_id {
             let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-            if recent.note(NODE, id, Instant::now()) && republished && !redelivered {
+            if recent.note(NODE, id, republished, Instant::now()) && !redelivered {
                 self.shared.counters.duplicates.add(1);
                 return;
             }
@@ -275,11 +277,13 @@ impl NodeQueue {
 
 async fn run(node_queue: Arc<NodeQueue>, keeper: Keeper) {
     let mut backoff = Backoff::default();
+    let mut missing = None;
     while let Some(link) = keeper.link().await {
         let began = Instant::now();
-        let result = link.answer(node_queue.serve(&link)).await;
+        let result = link.answer(node_queue.serve(&link, &mut missing)).await;
         if node_queue.is_up.swap(false, Ordering::Relaxed) {
             node_queue.shared.counters.node_queue_gaps.add(1);
+            missing = Some(node_queue.shared.recovery.lost());
         }
         if node_queue.shared.stop.is_cancelled() {
             return;

@@ -71,8 +71,7 @@ impl Envelope {
         // JSON has no raw line feed, so the first one ends the head.
         let end = memchr::memchr(b'\n', bytes)?;
         let head: Head = serde_json::from_slice(bytes.get(..end)?).ok()?;
-        let to =
-            UserDestination { user: Arc::from(head.user), target: Arc::from(head.target) };
+        let to = UserDestination { user: Arc::from(head.user), target: Arc::from(head.target) };
         let headers: Headers =
             head.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let destination = Destination::User(to.clone());

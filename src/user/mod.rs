@@ -68,12 +68,7 @@ impl Users {
     /// Starts the line to the store. `nodes`: the way to other relays with the same store. Must be
     /// called within a tokio runtime.
     #[must_use]
-    pub fn start(
-        store: Store,
-        rules: Rules,
-        waiting: Waiting,
-        nodes: Option<Arc<Nodes>>,
-    ) -> Self {
+    pub fn start(store: Store, rules: Rules, waiting: Waiting, nodes: Option<Arc<Nodes>>) -> Self {
         let is_local = store.is_local();
         let shared = Arc::new(Shared {
             registry: Registry::new(),

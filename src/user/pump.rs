@@ -267,11 +267,7 @@ async fn apply(shared: &Arc<Shared>, store: &Store, mut jobs: Vec<Job>) {
 }
 
 /// Applies all at once; gives them back where the store did not take them.
-async fn try_batch(
-    shared: &Arc<Shared>,
-    store: &Store,
-    jobs: Vec<Job>,
-) -> Result<(), Vec<Job>> {
+async fn try_batch(shared: &Arc<Shared>, store: &Store, jobs: Vec<Job>) -> Result<(), Vec<Job>> {
     let ops = jobs.iter().map(|job| job.op.clone()).collect();
     match store.apply(ops).await {
         Ok(outcomes) => {
@@ -355,43 +351,11 @@ fn finish(shared: &Arc<Shared>, job: Job, outcome: Outcome) {
     let mut users = shared.registry.lock(&user);
     users.end(&user);
     match (job.then, outcome) {
-        (
-            Then::Deliver { answer, live },
-            Outcome::Appended { unread_id, new, present, unread, nodes, hearers, .. },
-        ) => {
+        (Then::Deliver { answer, live }, outcome @ Outcome::Appended { .. }) => {
             let Op::Append { message, keep } = job.op else { return };
             let Destination::User(to) = message.destination.clone() else { return };
-            let taken = if live && present { users.push(&to, &message, unread_id) } else { 0 };
-            let abroad = Abroad::new(shared, if live { nodes } else { Vec::new() });
-            if live
-                && unread_id.is_none()
-                && present
-                && taken == 0
-                && abroad.is_none()
-                && keep == Keep::IfAbsent
-            {
-                // Whoever was there has gone between the step and its effect, or is about to.
-                users.begin(&user);
-                if users.are_all_gone(&to) {
-                    let op = Op::Append { message, keep };
-                    let then = Then::Deliver { answer, live: true };
-                    users.hold(&user, Job { op, then, since: job.since });
-                } else {
-                    let op = Op::Append { message, keep: Keep::Always };
-                    let then = Then::Deliver { answer, live: false };
-                    shared.line.put(Job { op, then, since: job.since });
-                }
-                return;
-            }
-            let answer = match abroad {
-                Some(abroad) => abroad.send(&to, &message, keep, unread_id, answer),
-                None => answer,
-            };
-            if let (Some(id), true) = (unread_id, new) {
-                tell(shared, &users, &hearers, &user, || added(&user, unread, id));
-            }
-            let level = if unread_id.is_some() { Level::Stored } else { Level::Pushed };
-            answer_with(answer, &Ok((level, unread)));
+            let delivery = Delivery { to, message, keep, answer, live, since: job.since };
+            delivery.finish(shared, &mut users, outcome);
         }
         (Then::Register { mailbox, subscription, to, token }, Outcome::Registered) => {
             users.add(&to, &mailbox, subscription);
@@ -427,6 +391,53 @@ fn finish(shared: &Arc<Shared>, job: Job, outcome: Outcome) {
             abroad::take(shared, &mut users, Envelope { to, message, kind });
         }
         (then, outcome) => tracing::error!(?then, ?outcome, "the store answered something else"),
+    }
+}
+
+/// A message about which the store has decided.
+struct Delivery {
+    to: UserDestination,
+    message: Arc<Message>,
+    keep: Keep,
+    answer: Option<Answer>,
+    live: bool,
+    since: Instant,
+}
+
+impl Delivery {
+    fn finish(self, shared: &Arc<Shared>, users: &mut registry::Users, outcome: Outcome) {
+        let Outcome::Appended { unread_id, new, present, unread, nodes, hearers, .. } = outcome
+        else {
+            return;
+        };
+        let Self { to, message, keep, answer, live, since } = self;
+        let user = &to.user;
+        let taken = if live && present { users.push(&to, &message, unread_id) } else { 0 };
+        let abroad = Abroad::new(shared, if live { nodes } else { Vec::new() });
+        let is_missed = live && present && taken == 0 && abroad.is_none();
+        if is_missed && unread_id.is_none() && keep == Keep::IfAbsent {
+            // Whoever was there has gone between the step and its effect, or is about to.
+            users.begin(user);
+            if users.are_all_gone(&to) {
+                let op = Op::Append { message, keep };
+                let then = Then::Deliver { answer, live: true };
+                users.hold(user, Job { op, then, since });
+            } else {
+                let op = Op::Append { message, keep: Keep::Always };
+                let then = Then::Deliver { answer, live: false };
+                shared.line.put(Job { op, then, since });
+            }
+            return;
+        }
+        let answer = match abroad {
+            Some(abroad) => abroad.send(&to, &message, keep, unread_id, answer),
+            None => answer,
+        };
+        if let (Some(id), true) = (unread_id, new) {
+            tell(shared, users, &hearers, user, || added(user, unread, id));
+        }
+        let level = if unread_id.is_some() { Level::Stored } else { Level::Pushed };
+        answer_with(answer, &Ok((level, unread)));
     }
 }
 

@@ -17,7 +17,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, warn};
+use tracing::error;
 use ulid::Ulid;
 
 use super::counters::Counters;

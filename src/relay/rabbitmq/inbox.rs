@@ -1,10 +1,9 @@
 //! What comes from other nodes: an exclusive queue of this node's, bound by the node's id.
 
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
+use futures_util::{FutureExt, StreamExt};
 use lapin::message::Delivery;
 use lapin::options::{
     BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
@@ -95,8 +94,7 @@ impl Inbox {
             let options = QueueDeclareOptions { passive: true, ..Default::default() };
             let left = channel.queue_declare(queue.clone(), options, FieldTable::default()).await?;
             // The answer comes behind all that the queue had given out before.
-            let mut context = Context::from_waker(Waker::noop());
-            while let Poll::Ready(Some(delivery)) = consumer.poll_next_unpin(&mut context) {
+            while let Some(Some(delivery)) = consumer.next().now_or_never() {
                 self.take_burst(delivery?, &channel, &mut consumer).await?;
             }
             if left.message_count() == 0 {
@@ -136,8 +134,7 @@ impl Inbox {
         let mut seen = Vec::new();
         seen.extend(self.take(first));
         for _ in 1..BURST {
-            let mut context = Context::from_waker(Waker::noop());
-            let Poll::Ready(Some(delivery)) = consumer.poll_next_unpin(&mut context) else { break };
+            let Some(Some(delivery)) = consumer.next().now_or_never() else { break };
             let delivery = delivery?;
             last = delivery.delivery_tag;
             seen.extend(self.take(delivery));
@@ -164,7 +161,7 @@ impl Inbox {
                 if self.recent.note(epoch.as_str(), id, Instant::now()) {
                     self.nodes.shared.counters.duplicates.add(1);
                 } else {
-                    split(data).into_iter().for_each(|body| self.nodes.received(body));
+                    split(data.into()).into_iter().for_each(|body| self.nodes.received(body));
                 }
                 Some(Seen { node, epoch, number: number_text })
             }

@@ -63,7 +63,9 @@ impl Collector for Metrics {
         ];
         for (name, help, value) in gauges {
             let name = format!("rabbitmq_{name}");
-            encoder.encode_descriptor(&name, help, None, MetricType::Gauge)?.encode_gauge(&value)?;
+            encoder
+                .encode_descriptor(&name, help, None, MetricType::Gauge)?
+                .encode_gauge(&value)?;
         }
         let help = "Headers and bodies of the messages without an answer.";
         encoder

@@ -189,8 +189,7 @@ impl RabbitMq {
         let consumers =
             Consumers::new(&shared, consume, declarer, recent.clone(), config.queue_deleted);
         let node_id = config.node_id;
-        let node_queue =
-            NodeQueue::spawn(&shared, node_keeper.clone(), node_id.clone(), recent);
+        let node_queue = NodeQueue::spawn(&shared, node_keeper.clone(), node_id.clone(), recent);
         Ok(Self {
             shared,
             publisher,

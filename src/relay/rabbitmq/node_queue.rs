@@ -5,7 +5,7 @@
 //! and goes with it: what others publish meanwhile passes by.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -53,9 +53,9 @@ pub(super) struct NodeQueue {
     wake: Notify,
     is_up: AtomicBool,
     /// Messages in the queue when RabbitMQ was asked last.
-    pub(super) depth: AtomicU64,
+    pub(super) depth: AtomicUsize,
     /// Deliveries that the last ack was for.
-    pub(super) burst: AtomicU64,
+    pub(super) burst: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -85,8 +85,8 @@ impl NodeQueue {
             table: Mutex::default(),
             wake: Notify::new(),
             is_up: AtomicBool::new(false),
-            depth: AtomicU64::new(0),
-            burst: AtomicU64::new(0),
+            depth: AtomicUsize::new(0),
+            burst: AtomicUsize::new(0),
         });
         shared.spawn(run(node_queue.clone(), keeper));
         node_queue
@@ -259,7 +259,8 @@ impl NodeQueue {
         let name = self.table().bindings.queue();
         let options = QueueDeclareOptions { passive: true, ..Default::default() };
         let queue = channel.queue_declare(name, options, FieldTable::default()).await?;
-        self.depth.store(queue.message_count().into(), Ordering::Relaxed);
+        let depth = usize::try_from(queue.message_count()).unwrap_or(usize::MAX);
+        self.depth.store(depth, Ordering::Relaxed);
         Ok(())
     }
 

@@ -277,8 +277,7 @@ fn join(bodies: &[Bytes]) -> Vec<u8> {
 }
 
 /// The same back. Stops where it is none of ours.
-pub(super) fn split(joined: Vec<u8>) -> Vec<Bytes> {
-    let mut rest = Bytes::from(joined);
+pub(super) fn split(mut rest: Bytes) -> Vec<Bytes> {
     let mut bodies = Vec::new();
     while let Some((length, _)) = rest.split_first_chunk::<4>() {
         let end = 4_usize.saturating_add(u32::from_be_bytes(*length) as usize);
@@ -337,10 +336,10 @@ mod tests {
         let large = vec![b'x'; 70_000];
         for bodies in [vec![], vec![&b""[..]], vec![b"a", b"", &large], vec![&[0, 0, 0, 9]]] {
             let bodies: Vec<Bytes> = bodies.into_iter().map(Bytes::copy_from_slice).collect();
-            assert_eq!(split(join(&bodies)), bodies);
+            assert_eq!(split(join(&bodies).into()), bodies);
         }
         for bad in [&[0, 0, 0][..], &[0, 0, 0, 2, 1], &[255, 255, 255, 255, 1]] {
-            assert_eq!(split(bad.to_vec()), [] as [Bytes; 0]);
+            assert_eq!(split(Bytes::copy_from_slice(bad)), [] as [Bytes; 0]);
         }
     }
 }

@@ -122,7 +122,8 @@ impl Parcels {
         if self.in_flight.is_some() {
             return None;
         }
-        let ready = self.lanes.iter_mut().filter(|(_, lane)| lane.missing.is_none_or(|at| at <= now));
+        let ready =
+            self.lanes.iter_mut().filter(|(_, lane)| lane.missing.is_none_or(|at| at <= now));
         let oldest = ready.filter_map(|(node, lane)| Some((lane.since()?, node.clone(), lane)));
         let (_, node, lane) = oldest.min_by_key(|(since, ..)| *since)?;
         let batch = match lane.again.pop_front() {
@@ -181,7 +182,11 @@ impl Parcels {
             Some((_, batch)) => batch.parcels,
             None => match &mut self.in_flight {
                 Some(batch) if batch.number == number => std::mem::take(&mut batch.parcels),
-                _ => self.lanes.values_mut().find_map(|lane| lane.take_again(number)).unwrap_or_default(),
+                _ => self
+                    .lanes
+                    .values_mut()
+                    .find_map(|lane| lane.take_again(number))
+                    .unwrap_or_default(),
             },
         };
         self.finish(parcels, Fate::Taken);
@@ -214,7 +219,8 @@ impl Parcels {
                 given_up.extend(lane.waiting.pop_front());
             }
         }
-        self.lanes.retain(|_, lane| lane.since().is_some() || lane.missing.is_some_and(|at| at > now));
+        self.lanes
+            .retain(|_, lane| lane.since().is_some() || lane.missing.is_some_and(|at| at > now));
         self.finish(given_up, Fate::Late);
     }
 

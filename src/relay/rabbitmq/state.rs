@@ -89,7 +89,8 @@ impl State {
         let mut inner = self.lock();
         inner.next += 1;
         let place = inner.next;
-        let connection = Connection { name, is_open: false, condition: Condition::Up, link: Weak::new() };
+        let connection =
+            Connection { name, is_open: false, condition: Condition::Up, link: Weak::new() };
         inner.connections.insert(place, connection);
         place
     }
@@ -222,10 +223,7 @@ mod tests {
         }
         assert_eq!(open(), [("consume", 2), ("publish", 1)]);
         state.refuse("the node queue", Some("no permission".into()));
-        assert_eq!(
-            state.condition(),
-            Condition::Refused("the node queue: no permission".into())
-        );
+        assert_eq!(state.condition(), Condition::Refused("the node queue: no permission".into()));
         state.refuse("the node queue", None);
         state.set(other, away());
         state.leave(other);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -30,16 +30,17 @@ struct Pair {
 
 impl Pair {
     async fn start(rabbit: Arc<RabbitMqServer>, config: &'static str) -> Self {
-        blocking(move || Self::start_now(rabbit, config)).await
+        let url = rabbit.amqp_url.clone();
+        blocking(move || Self::start_now(rabbit, &url, config)).await
     }
 
-    fn start_now(rabbit: Arc<RabbitMqServer>, config: &str) -> Self {
+    fn start_now(rabbit: Arc<RabbitMqServer>, url: &str, config: &str) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
         let redis = RedisServer::start(&[]);
         let start = |name: &str| {
             Setup::new()
-                .broker(&rabbit.amqp_url)
+                .broker(url)
                 .store(&redis.url())
                 .config(&format!("node.id = \"{name}{number}\"\n{config}"))
                 .start()
@@ -64,6 +65,34 @@ async fn next(tab: &Client, is_notice: bool) -> Frame {
 
 async fn notice(tab: &Client) -> Value {
     serde_json::from_str(next(tab, true).await.text()).unwrap()
+}
+
+/// Bodies and x-ids of all that is unread, none twice; and what else came before and meanwhile.
+async fn pull_all_unread(client: &mut Client) -> (BTreeMap<String, String>, Vec<Frame>) {
+    let mut unread = BTreeMap::new();
+    let mut live = Vec::new();
+    let mut after = 0;
+    loop {
+        let headers = [("x-unread-limit", "500"), ("x-unread-after", &*after.to_string())];
+        client.subscribe("pull", "/app/unread", &headers).await;
+        let mut left = None;
+        for frame in client.take_frames() {
+            if frame.header("subscription") != "pull" {
+                live.push(frame);
+                continue;
+            }
+            if frame.get("x-unread-end").is_some() {
+                left = Some(frame.header("x-unread-left").to_owned());
+                continue;
+            }
+            after = frame.header("unread-id").parse().unwrap();
+            let body = frame.text().to_owned();
+            assert!(unread.insert(body, frame.header("x-id").to_owned()).is_none(), "{frame:?}");
+        }
+        if left.expect("an end frame") == "0" {
+            return (unread, live);
+        }
+    }
 }
 
 #[tokio::test]
@@ -169,23 +198,7 @@ async fn a_node_that_is_killed_takes_nothing_persistent_along() {
     }
     let got: BTreeSet<String> = bob.take_frames().iter().map(|f| f.text().to_owned()).collect();
     let mut again = Client::websocket(pair.a.http_address(), "bob").await;
-    let mut unread = BTreeMap::new();
-    let mut after = 0;
-    loop {
-        // 600 are more than one page.
-        let headers = [("x-unread-limit", "500"), ("x-unread-after", &*after.to_string())];
-        again.subscribe("pull", "/app/unread", &headers).await;
-        let mut page = again.take_frames();
-        let end = page.pop().unwrap();
-        for frame in page {
-            after = frame.header("unread-id").parse().unwrap();
-            let body = frame.text().to_owned();
-            assert!(unread.insert(body, frame.header("x-id").to_owned()).is_none(), "{frame:?}");
-        }
-        if end.header("x-unread-left") == "0" {
-            break;
-        }
-    }
+    let (unread, _) = pull_all_unread(&mut again).await;
     let mut pushed = 0;
     for (body, level) in &levels {
         let is_kept = unread.contains_key(body);
@@ -382,4 +395,70 @@ async fn rabbitmq_between_two_nodes_goes_and_comes_back() {
         assert!(Instant::now() < deadline, "the nodes do not find each other again");
     }
     assert!(!bob.is_closed() && !alice.is_closed());
+}
+
+/// RabbitMQ's confirm says only that it has a message; the queue of the other node goes with its
+/// connection.
+#[tokio::test]
+async fn connections_that_break_lose_nothing() {
+    const VHOST: &str = "broken";
+    let rabbit = shared_rabbitmq().await;
+    let ctl = async |args: &'static [&'static str]| {
+        let server = rabbit.clone();
+        blocking(move || server.ctl(args).unwrap()).await
+    };
+    ctl(&["add_vhost", VHOST]).await;
+    ctl(&["set_permissions", "-p", VHOST, "guest", ".*", ".*", ".*"]).await;
+    let url = rabbit.amqp_url.replace("%2f", VHOST);
+    let server = rabbit.clone();
+    let config = "relay.outage.time = \"3m\"\nlimits.unread_messages = 100000";
+    let pair = blocking(move || Pair::start_now(server, &url, config)).await;
+    let mut bob = tab(&pair.b).await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let stop = is_over.clone();
+    let address = pair.a.http_address();
+    let sender = tokio::spawn(async move {
+        let mut alice = Client::websocket(address, "alice").await;
+        let mut open = VecDeque::new();
+        let mut count = 0;
+        while !stop.load(Ordering::SeqCst) {
+            open.push_back(alice.send_later(TO_BOB, &[], &format!("m-{count}")).await);
+            count += 1;
+            // The sender waits for nobody, so that something is under way when they break.
+            if open.len() >= 50 {
+                alice.receipt(&open.pop_front().unwrap()).await;
+            }
+        }
+        for receipt in open {
+            alice.receipt(&receipt).await;
+        }
+        count
+    });
+    for _ in 0..3 {
+        let before = bob.delivered();
+        let deadline = Instant::now() + PATIENCE;
+        while bob.delivered() < before + 100 {
+            assert!(Instant::now() < deadline, "nothing comes through");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        ctl(&["close_all_connections", "--vhost", VHOST, "the test"]).await;
+    }
+    pair.a.ready().await;
+    pair.b.ready().await;
+    is_over.store(true, Ordering::SeqCst);
+    let count = sender.await.unwrap();
+    // What went again may still be under way; each RECEIPT says that it is here or kept.
+    let (kept, live) = pull_all_unread(&mut bob).await;
+    let mut known = x_ids(&live);
+    let live = known.len();
+    for (body, x_id) in &kept {
+        assert_eq!(known.entry(body.clone()).or_insert_with(|| x_id.clone()), x_id);
+    }
+    println!("{count} sent, {live} live, {} kept", kept.len());
+    let missing: Vec<usize> =
+        (0..count).filter(|number| !known.contains_key(&format!("m-{number}"))).collect();
+    assert!(missing.is_empty(), "{missing:?}");
+    assert!(live > 300 && !bob.is_closed());
+    drop(pair);
+    ctl(&["delete_vhost", VHOST]).await;
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 pub mod checker;
+pub mod ports;
 pub mod proxy;
 pub mod rabbitmq;
 pub mod raw;

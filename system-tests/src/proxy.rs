@@ -19,6 +19,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::ports;
+
 /// Read at a time; also what is written at a time where it is throttled.
 const CHUNK: usize = 16 * 1024;
 /// Chunks on the way of one direction. Beyond them nothing is read, and the sender's TCP waits.
@@ -62,8 +64,8 @@ impl Proxy {
     /// # Panics
     /// Where there is no port.
     pub async fn start(port: u16) -> Self {
-        let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        let listener = TcpListener::bind(free).await.unwrap();
+        let [free] = ports::free();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, free)).await.unwrap();
         let mut proxy = Self {
             address: listener.local_addr().unwrap(),
             target: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -12,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::ports;
 
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 const START_TIME: Duration = Duration::from_secs(90);
@@ -50,7 +52,7 @@ impl RabbitMqServer {
     /// # Errors
     /// What went wrong, with the end of RabbitMQ's output.
     pub fn new() -> Result<Self, String> {
-        let [epmd_port] = free_ports()?;
+        let [epmd_port] = ports::free();
         let server = Self::prepared(epmd_port, Some(start_epmd(epmd_port)?), None)?;
         server.start()?;
         Ok(server)
@@ -63,7 +65,7 @@ impl RabbitMqServer {
         joins: Option<String>,
     ) -> Result<Self, String> {
         let directory = TempDir::with_prefix("rabbitmq-").map_err(|error| error.to_string())?;
-        let [amqp_port, stomp_port, web_stomp_port, dist_port] = free_ports()?;
+        let [amqp_port, stomp_port, web_stomp_port, dist_port] = ports::free();
         let server = Self {
             amqp_url: format!("amqp://guest:guest@127.0.0.1:{amqp_port}/%2f"),
             amqp_port,
@@ -324,7 +326,7 @@ impl RabbitMqCluster {
     /// As [`RabbitMqServer::new`].
     pub fn new() -> Result<Self, String> {
         const NODES: usize = 3;
-        let [epmd_port] = free_ports()?;
+        let [epmd_port] = ports::free();
         let mut cluster = Self { nodes: Vec::new(), epmd: start_epmd(epmd_port)? };
         let mut first = None;
         for _ in 0..NODES {
@@ -453,15 +455,4 @@ fn kill(args: &[&str]) {
 
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
-}
-
-fn free_ports<const N: usize>() -> Result<[u16; N], String> {
-    let mut ports = [0; N];
-    let mut listeners = Vec::new();
-    for port in &mut ports {
-        let listener = TcpListener::bind(loopback(0)).map_err(|error| error.to_string())?;
-        *port = listener.local_addr().map_err(|error| error.to_string())?.port();
-        listeners.push(listener);
-    }
-    Ok(ports)
 }

@@ -139,7 +139,7 @@ impl Worker {
                 Fault::Violation | Fault::Gone => lock(&self.known).clear(),
             }
         }
-        Err(DeclareError::Refused(refusal::outage()))
+        Err(DeclareError::Refused(refusal::outage(false)))
     }
 
     /// The channel in use, or a new one. `None`: the relay ends.

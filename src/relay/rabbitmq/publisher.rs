@@ -21,9 +21,10 @@ use ulid::Ulid;
 use super::Unroutable;
 use super::connection::{Backoff, Keeper, Link, Shared};
 use super::declarer::{DeclareError, Declarer};
-use super::ledger::{Ledger, Limits, Loss, Outgoing, Pending};
+use super::ledger::{Buffer, Ledger, Limits, Loss, Outgoing, Pending};
 use super::properties;
 use super::refusal::{self, Fault};
+use super::state::Condition;
 use super::topology::{self, Route};
 use crate::destination::Destination;
 use crate::message::Message;
@@ -41,7 +42,7 @@ const TICK: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) struct Publisher {
     shared: Arc<Shared>,
-    keeper: Keeper,
+    keeper: Arc<Keeper>,
     declarer: Arc<Declarer>,
     unroutable: Unroutable,
     ledger: Mutex<Ledger>,
@@ -51,14 +52,14 @@ pub(super) struct Publisher {
 impl Publisher {
     pub(super) fn spawn(
         shared: &Arc<Shared>,
-        first: Arc<Link>,
+        keeper: Arc<Keeper>,
         declarer: Arc<Declarer>,
         unroutable: Unroutable,
         limits: Limits,
     ) -> Arc<Self> {
         let publisher = Arc::new(Self {
             shared: shared.clone(),
-            keeper: Keeper::spawn(shared, "publish", Some(first)),
+            keeper,
             declarer,
             unroutable,
             ledger: Mutex::new(Ledger::new(LANES, limits)),
@@ -105,6 +106,11 @@ impl Publisher {
         self.ledger().len()
     }
 
+    /// The same in numbers.
+    pub(super) fn buffer(&self) -> Buffer {
+        self.ledger().buffer()
+    }
+
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -145,8 +151,9 @@ async fn expire(publisher: Arc<Publisher>) {
             continue;
         }
         publisher.shared.counters.expired.add(expired.len() as u64);
+        let is_refused = matches!(publisher.shared.state.condition(), Condition::Refused(_));
         for pending in &expired {
-            publisher.refuse(pending, refusal::outage());
+            publisher.refuse(pending, refusal::outage(is_refused));
         }
         publisher.wake_waiters();
     }
@@ -185,6 +192,7 @@ struct Outcome {
     id: Ulid,
     /// The queue it was for, where it was mandatory.
     queue: Option<Arc<str>>,
+    handed: Instant,
     result: lapin::Result<Confirmation>,
 }
 
@@ -356,6 +364,8 @@ impl<'a> Lane<'a> {
                     unroutable.push(outcome.number);
                 }
                 Ok(Confirmation::Ack(_)) => {
+                    let time = outcome.handed.elapsed();
+                    self.publisher.shared.confirm_time.observe(time.as_secs_f64());
                     let done = self.publisher.ledger().done(self.number, outcome.number);
                     done.iter().for_each(|pending| self.publisher.confirm(pending));
                 }
@@ -448,6 +458,7 @@ fn worst(so_far: Option<Loss>, fault: Fault) -> Option<Loss> {
 /// Sends a message at once, so that the order of calls is the order on the wire, and waits for
 /// the confirm.
 fn publish(channel: Channel, route: Route, next: Outgoing) -> Publishing {
+    let handed = Instant::now();
     let mut publishing: Publishing = Box::pin(async move {
         let properties = properties::outgoing(&next.message, next.id, next.republished);
         let options =
@@ -458,7 +469,7 @@ fn publish(channel: Channel, route: Route, next: Outgoing) -> Publishing {
             Ok(confirm) => confirm.await,
             Err(error) => Err(error),
         };
-        Outcome { number: next.number, id: next.id, queue: route.queue, result }
+        Outcome { number: next.number, id: next.id, queue: route.queue, handed, result }
     });
     let mut context = Context::from_waker(Waker::noop());
     match publishing.as_mut().poll(&mut context) {

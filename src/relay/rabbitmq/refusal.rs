@@ -66,9 +66,14 @@ pub(super) fn not_accepted() -> Refusal {
     Refusal::new(RefusalKind::Outage, "not accepted", "RabbitMQ did not take the message.\n")
 }
 
-/// It waited for RabbitMQ too long.
-pub(super) fn outage() -> Refusal {
-    let body = "RabbitMQ did not answer in time.\n";
+/// It waited for RabbitMQ too long. `is_refused`: which does not let this relay in, and will not
+/// before somebody has looked after it.
+pub(super) fn outage(is_refused: bool) -> Refusal {
+    let body = if is_refused {
+        "RabbitMQ refuses this server; its operator knows why.\n"
+    } else {
+        "RabbitMQ did not answer in time.\n"
+    };
     Refusal::new(RefusalKind::Outage, "Broker not available", body)
 }
 

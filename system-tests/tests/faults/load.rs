@@ -129,7 +129,8 @@ impl Load {
             let sender = sender(client, load.board.clone(), Some(number), destinations, plan.pace);
             load.senders.push(tokio::spawn(sender));
         }
-        let client = connect(first, 0, "alice").await;
+        let mut client = connect(first, 0, "alice").await;
+        client.subscribe("errors", ERRORS, &[]).await;
         let topic = vec![format!("/topic/{row}.news")];
         load.senders.push(tokio::spawn(sender(client, load.board.clone(), None, topic, plan.pace)));
         load.flows().await;

@@ -106,6 +106,7 @@ async fn group<T: Send + Sync + 'static>(
         let task = tokio::spawn(row(target.clone(), pace));
         running.push(async move {
             let result = task.await.map_err(|error| panic_text(error.into_panic().as_ref()));
+            println!("row {name} ended after {:.0} s", began.elapsed().as_secs_f64());
             (name, began.elapsed(), result)
         });
         if !at_once && let Some(row) = running.pop() {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use system_tests::rabbitmq::RabbitMqCluster;
+use system_tests::rabbitmq::{RabbitMqCluster, RabbitMqServer};
 use system_tests::redis::RedisServer;
 use system_tests::relay::{Relay, Setup};
 
@@ -19,6 +19,22 @@ const PLAN: Plan = Plan {
     headers: &[("x-queue-type", "quorum")],
     idle: 2,
 };
+
+/// All nodes but the first do nothing while this lives.
+struct Frozen(Arc<RabbitMqCluster>);
+
+impl Frozen {
+    fn new(cluster: &Arc<RabbitMqCluster>) -> Self {
+        cluster.nodes[1..].iter().for_each(RabbitMqServer::freeze);
+        Self(cluster.clone())
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.0.nodes[1..].iter().for_each(RabbitMqServer::thaw);
+    }
+}
 
 async fn start(setup: &Setup) -> Relay {
     let setup = setup.clone();
@@ -72,7 +88,7 @@ pub(crate) async fn minority(cluster: Arc<RabbitMqCluster>, pace: Pace) -> Repor
     let relay = start(&setup).await;
     let load = Load::start("minority", &[&relay], PLAN).await;
     let began = Instant::now();
-    cluster.nodes[1..].iter().for_each(system_tests::rabbitmq::RabbitMqServer::freeze);
+    let frozen = Frozen::new(&cluster);
     // What was on its way is answered by then.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let receipts = load.receipts();
@@ -88,7 +104,7 @@ pub(crate) async fn minority(cluster: Arc<RabbitMqCluster>, pace: Pace) -> Repor
     assert!(connected < Duration::from_secs(45), "connected after {connected:?}");
     assert_eq!(load.receipts(), receipts, "a RECEIPT came from a minority");
     let time = began.elapsed().as_secs();
-    cluster.nodes[1..].iter().for_each(system_tests::rabbitmq::RabbitMqServer::thaw);
+    drop(frozen);
     let recovered = load.flows().await;
     let lost = lost(&relay);
     let outcome = Some(load.finish().await);

@@ -62,7 +62,7 @@ macro_rules! row {
     };
 }
 
-const ROWS: [(&str, Row); 17] = [
+const ROWS: [(&str, Row); 18] = [
     row!(Server, server::killed),
     row!(Server, server::restarted),
     row!(Server, server::memory_alarm),
@@ -77,6 +77,7 @@ const ROWS: [(&str, Row); 17] = [
     row!(Network, refusals::bad_credentials),
     row!(Network, refusals::queue_deleted),
     row!(Network, refusals::channel_closed),
+    row!(Network, refusals::outage_closes),
     row!(Cluster, cluster::node_lost),
     row!(Cluster, cluster::minority),
     row!(Cluster, cluster::node_wiped),

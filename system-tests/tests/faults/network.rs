@@ -60,6 +60,7 @@ pub(crate) async fn reset(rabbit: Arc<RabbitMqServer>, pace: Pace) -> Report {
     let times = pace.count(2, 10);
     let (mut slowest, mut longest) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..times {
+        scene.relay.ready().await;
         let (before, began) = (lost(&scene.relay), Instant::now());
         scene.proxy.cut();
         slowest = slowest.max(detected(&scene.relay, before, began).await);
@@ -98,6 +99,7 @@ pub(crate) async fn cut_before_the_confirm(rabbit: Arc<RabbitMqServer>, pace: Pa
     let times = pace.count(2, 10);
     let (mut slowest, mut longest) = (Duration::ZERO, Duration::ZERO);
     for _ in 0..times {
+        scene.relay.ready().await;
         scene.proxy.set(Way::Open, Way::Held);
         // Senders fill their windows; what they send arrives.
         tokio::time::sleep(Duration::from_secs(2)).await;

@@ -165,3 +165,35 @@ pub(crate) async fn channel_closed(rabbit: Arc<RabbitMqServer>, pace: Pace) -> R
         note: "only the session that asked was told; no connection was lost".into(),
     }
 }
+
+/// The specification's way: ERROR, then the end.
+pub(crate) async fn outage_closes(rabbit: Arc<RabbitMqServer>, _: Pace) -> Report {
+    let mut proxy = Proxy::start(rabbit.amqp_port).await;
+    let url = format!("amqp://guest:guest@{}/%2f", proxy.address());
+    let setup =
+        Setup::new().broker(&url).config("relay.outage.time = \"1s\"\nerrors.outage = \"close\"");
+    let relay = blocking(move || setup.start()).await;
+    let mut sender = Client::websocket(relay.http_address(), "alice").await;
+    let idle = Client::websocket(relay.http_address(), "bob").await;
+    sender.send("/queue/closes", &[], "before").await;
+    proxy.refuse().await;
+    proxy.cut();
+    let began = Instant::now();
+    let receipt = sender.send_later("/queue/closes", &[], "meanwhile").await;
+    let (code, _) = sender.closed().await;
+    let waited = began.elapsed();
+    let frames = sender.take_frames();
+    let error = frames.last().expect("an ERROR");
+    let seen = (error.command.as_str(), error.get("message"), error.get("receipt-id"), code);
+    let expected = ("ERROR", Some("Broker not available"), Some(receipt.as_str()), 1013);
+    assert_eq!(seen, expected, "{frames:?}");
+    assert!(waited >= Duration::from_secs(1), "after {waited:?}");
+    assert!(!idle.is_closed(), "who sends nothing is closed");
+    Report {
+        fault: "connections refused; errors.outage = close, relay.outage.time = 1 s".into(),
+        detected: None,
+        recovered: None,
+        outcome: None,
+        note: "the sender gets ERROR and close code 1013; who sends nothing stays".into(),
+    }
+}

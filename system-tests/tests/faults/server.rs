@@ -26,6 +26,7 @@ pub(crate) async fn killed(rabbit: Arc<RabbitMqServer>, pace: Pace) -> Report {
     let (mut slowest, mut longest) = (Duration::ZERO, Duration::ZERO);
     let times = pace.count(1, 3);
     for _ in 0..times {
+        relay.ready().await;
         let (before, began) = (lost(&relay), Instant::now());
         let server = rabbit.clone();
         blocking(move || server.kill()).await;
@@ -51,6 +52,7 @@ pub(crate) async fn restarted(rabbit: Arc<RabbitMqServer>, pace: Pace) -> Report
     let (mut slowest, mut longest) = (Duration::ZERO, Duration::ZERO);
     let times = pace.count(1, 3);
     for _ in 0..times {
+        relay.ready().await;
         let (before, began) = (lost(&relay), Instant::now());
         let server = rabbit.clone();
         let stop = tokio::task::spawn_blocking(move || server.ctl(&["stop_app"]).unwrap());

@@ -53,6 +53,7 @@ async fn ack_time_gives_the_message_back_and_ends_the_subscription() {
     const QUEUE: &str = "/queue/acks.late";
     let rabbit = shared_rabbitmq().await;
     let relay = start(&rabbit, "limits.ack_time = \"1s\"").await;
+    let patient = start(&rabbit, "").await;
     let mut alice = Client::websocket(relay.http_address(), "alice").await;
     let mut bob = Client::websocket(relay.http_address(), "bob").await;
     bob.subscribe("errors", "/user/queue/errors", &[]).await;
@@ -71,7 +72,7 @@ async fn ack_time_gives_the_message_back_and_ends_the_subscription() {
 
     // Both are back, for whoever asks next, and no consumer is left behind.
     becomes(&rabbit, "acks.late", (2, 0, 0)).await;
-    let mut carol = Client::websocket(relay.http_address(), "carol").await;
+    let mut carol = Client::websocket(patient.http_address(), "carol").await;
     carol.subscribe("next", QUEUE, &[EACH]).await;
     let again = carol.messages(2).await;
     assert_eq!(bodies(&again), ["one", "two"]);

@@ -155,7 +155,7 @@ mod tests {
 
     fn message() -> Arc<Message> {
         let destination = Destination::for_send("/topic/x").unwrap();
-        Arc::new(Message::new(destination, String::new(), Headers::default(), Bytes::new()))
+        Arc::new(Message::new(destination, "".into(), Headers::default(), Bytes::new()))
     }
 
     #[test]

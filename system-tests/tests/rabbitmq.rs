@@ -74,7 +74,7 @@ fn message(destination: &str, headers: &[(&str, &str)], body: &str) -> Arc<Messa
     let destination_text = destination.to_owned();
     let destination = Destination::for_send(destination).unwrap();
     let body = bytes(body);
-    let mut message = Message::new(destination, destination_text, headers, body);
+    let mut message = Message::new(destination, destination_text.into(), headers, body);
     message.persistent = persistent;
     Arc::new(message)
 }
@@ -271,7 +271,7 @@ async fn queues_both_ways_with_the_plugin() {
     plugin.send_and_wait("SEND", rest).unwrap();
     let got = session.message().await;
     assert_eq!((got.body(), got.redelivered), ("hello", false));
-    assert_eq!(got.message.shown, "/queue/to.relay");
+    assert_eq!(&*got.message.shown, "/queue/to.relay");
     assert_eq!(got.header("content-type"), Some("text/plain"));
     assert_eq!((got.header("correlation-id"), got.header("x-own")), (Some("c1"), Some("o")));
     assert!(got.message.persistent);

@@ -294,7 +294,7 @@ mod tests {
     fn pending(token: u64, now: Instant) -> Pending {
         let destination = Destination::for_send("/queue/a").unwrap();
         let body = Bytes::from_static(b"body");
-        let message = Message::new(destination, String::new(), Headers::default(), body);
+        let message = Message::new(destination, "".into(), Headers::default(), body);
         Pending::new(mailbox(), Some(token), Arc::new(message), now)
     }
 

@@ -176,7 +176,7 @@ pub(super) fn incoming(
     }
     let destination = topology::delivered(exchange, key);
     let shown = topology::shown(exchange, key);
-    let mut message = Message::new(destination, shown, headers, Bytes::from(body));
+    let mut message = Message::new(destination, shown.into(), headers, Bytes::from(body));
     message.persistent = *properties.delivery_mode() == Some(2);
     message.x_id = x_id(properties);
     let republished = header(properties, X_REPUBLISHED) == Some("true");
@@ -289,7 +289,7 @@ mod tests {
         let incoming = got(&properties);
         assert!(incoming.message.persistent && !incoming.republished);
         assert_eq!(incoming.message.x_id, Ulid::from_string(ID).ok());
-        assert_eq!(incoming.message.shown, "/queue/a");
+        assert_eq!(&*incoming.message.shown, "/queue/a");
     }
 
     #[test]
@@ -411,7 +411,7 @@ mod tests {
     #[test]
     fn an_exchange_is_shown() {
         let message = incoming("e", "k", &BasicProperties::default(), Vec::new()).message;
-        assert_eq!(message.shown, "/exchange/e/k");
+        assert_eq!(&*message.shown, "/exchange/e/k");
         assert_eq!(message.destination.to_string(), "/exchange/e/k");
     }
 
@@ -421,7 +421,7 @@ mod tests {
             let value = "v".repeat(bytes);
             let headers: Headers = [("h", value.as_str())].into_iter().collect();
             let destination = Destination::for_send("/queue/a").unwrap();
-            check_size(&Message::new(destination, String::new(), headers, Bytes::new()))
+            check_size(&Message::new(destination, "".into(), headers, Bytes::new()))
         };
         assert_eq!(check(100 * 1024), Ok(()));
         assert_eq!(check(130 * 1024), Err(TooLarge));

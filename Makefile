@@ -98,3 +98,8 @@ instructions: ## count the instructions of the message path and compare them wit
 	target/release/instructions
 
 .PHONY: bench bench-quick instructions
+
+faults: build ## break RabbitMQ in every way of docs/faults.md for longer, and write that page (8 minutes)
+	FAULTS=long cargo test --workspace --locked --test rabbitmq-faults
+
+.PHONY: faults

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+pub mod checker;
+pub mod ports;
+pub mod proxy;
 pub mod rabbitmq;
 pub mod raw;
 pub mod redis;

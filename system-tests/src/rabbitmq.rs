@@ -3,7 +3,8 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -11,6 +12,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+use crate::ports;
 
 const SCRIPTS: &str = "/usr/lib/rabbitmq/bin";
 const START_TIME: Duration = Duration::from_secs(90);
@@ -29,13 +32,16 @@ pub struct RabbitMqServer {
     pub web_stomp_port: u16,
     dist_port: u16,
     epmd_port: u16,
+    /// The node of the cluster that it joins when it has no data.
+    joins: Option<String>,
     directory: TempDir,
     processes: Mutex<Processes>,
 }
 
 #[derive(Debug)]
 struct Processes {
-    epmd: Child,
+    /// `None`: the cluster has it.
+    epmd: Option<Child>,
     /// Leads a process group of its own.
     server: Option<Child>,
 }
@@ -46,15 +52,20 @@ impl RabbitMqServer {
     /// # Errors
     /// What went wrong, with the end of RabbitMQ's output.
     pub fn new() -> Result<Self, String> {
+        let [epmd_port] = ports::free();
+        let server = Self::prepared(epmd_port, Some(start_epmd(epmd_port)?), None)?;
+        server.start()?;
+        Ok(server)
+    }
+
+    /// One that does not run yet.
+    fn prepared(
+        epmd_port: u16,
+        epmd: Option<Child>,
+        joins: Option<String>,
+    ) -> Result<Self, String> {
         let directory = TempDir::with_prefix("rabbitmq-").map_err(|error| error.to_string())?;
-        let [amqp_port, stomp_port, web_stomp_port, dist_port, epmd_port] = free_ports()?;
-        let epmd = Command::new("epmd")
-            .args(["-port", &epmd_port.to_string(), "-address", "127.0.0.1"])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| format!("epmd: {error}"))?;
+        let [amqp_port, stomp_port, web_stomp_port, dist_port] = ports::free();
         let server = Self {
             amqp_url: format!("amqp://guest:guest@127.0.0.1:{amqp_port}/%2f"),
             amqp_port,
@@ -62,11 +73,11 @@ impl RabbitMqServer {
             web_stomp_port,
             dist_port,
             epmd_port,
+            joins,
             directory,
             processes: Mutex::new(Processes { epmd, server: None }),
         };
         server.configure().map_err(|error| format!("the configuration: {error}"))?;
-        server.start()?;
         Ok(server)
     }
 
@@ -142,23 +153,46 @@ impl RabbitMqServer {
         self.signal("-CONT");
     }
 
+    /// The name that other nodes of its cluster know it by.
+    #[must_use]
+    pub fn node_name(&self) -> String {
+        format!("test{}@localhost", self.amqp_port)
+    }
+
+    /// Forgets all data of a server that does not run. A node of a cluster joins it again.
+    ///
+    /// # Errors
+    /// Where its files cannot be deleted.
+    pub fn wipe(&self) -> std::io::Result<()> {
+        fs::remove_dir_all(self.path("mnesia"))?;
+        fs::create_dir(self.path("mnesia"))
+    }
+
     /// Runs `rabbitmqctl`, quiet, and gives its output.
     ///
     /// # Errors
     /// What it printed, where it failed.
     pub fn ctl(&self, args: &[&str]) -> Result<String, String> {
+        self.tool("rabbitmqctl", args)
+    }
+
+    /// The same with another of RabbitMQ's tools, as `rabbitmq-queues`.
+    ///
+    /// # Errors
+    /// As [`Self::ctl`].
+    pub fn tool(&self, name: &str, args: &[&str]) -> Result<String, String> {
         let output = self
-            .command("rabbitmqctl")
+            .command(name)
             .arg("-q")
             .args(args)
             .stdin(Stdio::null())
             .output()
-            .map_err(|error| format!("rabbitmqctl: {error}"))?;
+            .map_err(|error| format!("{name}: {error}"))?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         if output.status.success() {
             Ok(text)
         } else {
-            Err(format!("rabbitmqctl {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr)))
+            Err(format!("{name} {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr)))
         }
     }
 
@@ -185,7 +219,11 @@ impl RabbitMqServer {
             fs::create_dir(self.path(directory))?;
         }
         fs::write(self.path("enabled_plugins"), "[rabbitmq_stomp,rabbitmq_web_stomp].\n")?;
-        let config = format!(
+        let cookie = self.path("home").join(".erlang.cookie");
+        // Whoever has it may join; nobody but this machine reaches the ports.
+        fs::write(&cookie, "stomp-relay-tests")?;
+        fs::set_permissions(&cookie, fs::Permissions::from_mode(0o400))?;
+        let mut config = format!(
             "listeners.tcp.default = 127.0.0.1:{}\n\
              stomp.listeners.tcp.1 = 127.0.0.1:{}\n\
              web_stomp.tcp.ip = 127.0.0.1\n\
@@ -194,6 +232,10 @@ impl RabbitMqServer {
              disk_free_limit.absolute = 50MB\n",
             self.amqp_port, self.stomp_port, self.web_stomp_port
         );
+        if let Some(node) = &self.joins {
+            config += "cluster_formation.peer_discovery_backend = classic_config\n";
+            config += &format!("cluster_formation.classic_config.nodes.1 = {node}\n");
+        }
         fs::write(self.path("rabbitmq.conf"), config)
     }
 
@@ -204,7 +246,7 @@ impl RabbitMqServer {
             .env("HOME", self.path("home"))
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
             .env("ERL_EPMD_ADDRESS", "127.0.0.1")
-            .env("RABBITMQ_NODENAME", format!("test{}@localhost", self.amqp_port))
+            .env("RABBITMQ_NODENAME", self.node_name())
             .env("RABBITMQ_DIST_PORT", self.dist_port.to_string())
             .env("RABBITMQ_MNESIA_BASE", self.path("mnesia"))
             .env("RABBITMQ_LOG_BASE", self.path("log"))
@@ -264,10 +306,100 @@ impl Drop for RabbitMqServer {
     fn drop(&mut self) {
         self.kill();
         let mut processes = self.processes();
-        // Both are ours, and both end by it.
-        drop(processes.epmd.kill());
-        drop(processes.epmd.wait());
+        if let Some(epmd) = &mut processes.epmd {
+            end_epmd(epmd);
+        }
     }
+}
+
+/// Three nodes, one cluster.
+#[derive(Debug)]
+pub struct RabbitMqCluster {
+    pub nodes: Vec<RabbitMqServer>,
+    epmd: Child,
+}
+
+impl RabbitMqCluster {
+    /// Starts it.
+    ///
+    /// # Errors
+    /// As [`RabbitMqServer::new`].
+    pub fn new() -> Result<Self, String> {
+        const NODES: usize = 3;
+        let [epmd_port] = ports::free();
+        let mut cluster = Self { nodes: Vec::new(), epmd: start_epmd(epmd_port)? };
+        let mut first = None;
+        for _ in 0..NODES {
+            let node = RabbitMqServer::prepared(epmd_port, None, first.clone())?;
+            first.get_or_insert_with(|| node.node_name());
+            cluster.nodes.push(node);
+        }
+        if let Some((first, others)) = cluster.nodes.split_first() {
+            first.start()?;
+            std::thread::scope(|scope| {
+                let starts: Vec<_> =
+                    others.iter().map(|node| scope.spawn(|| node.start())).collect();
+                starts.into_iter().try_for_each(|start| {
+                    start.join().unwrap_or_else(|_| Err("a start panicked".into()))
+                })
+            })?;
+        }
+        let members = cluster.members()?;
+        if members == NODES { Ok(cluster) } else { Err(format!("{members} nodes, not {NODES}")) }
+    }
+
+    /// All nodes, for `--broker`.
+    #[must_use]
+    pub fn urls(&self) -> String {
+        let urls: Vec<&str> = self.nodes.iter().map(|node| node.amqp_url.as_str()).collect();
+        urls.join(",")
+    }
+
+    /// How many nodes the first one knows to be running.
+    ///
+    /// # Errors
+    /// What rabbitmqctl printed, where it failed.
+    pub fn members(&self) -> Result<usize, String> {
+        let Some(first) = self.nodes.first() else { return Ok(0) };
+        let list = first.ctl(&["eval", "length(rabbit_nodes:all_running())."])?;
+        list.trim().parse().map_err(|_| list)
+    }
+
+    /// The node on which a quorum queue has its leader.
+    ///
+    /// # Errors
+    /// What rabbitmqctl printed, where it failed.
+    pub fn leader(&self, queue: &str) -> Result<&RabbitMqServer, String> {
+        let from = self.nodes.first().ok_or("no nodes")?;
+        let list = from.ctl(&["list_queues", "--no-table-headers", "name", "leader"])?;
+        let line = list.lines().find_map(|line| line.strip_prefix(queue)?.strip_prefix('\t'));
+        let leader = line.ok_or_else(|| format!("no queue {queue} in {list}"))?.trim();
+        let node = self.nodes.iter().find(|node| node.node_name() == leader);
+        node.ok_or_else(|| format!("{leader} is none of the nodes"))
+    }
+}
+
+impl Drop for RabbitMqCluster {
+    fn drop(&mut self) {
+        self.nodes.clear();
+        end_epmd(&mut self.epmd);
+    }
+}
+
+fn start_epmd(port: u16) -> Result<Child, String> {
+    Command::new("epmd")
+        .args(["-port", &port.to_string(), "-address", "127.0.0.1"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|error| format!("epmd: {error}"))
+}
+
+/// It is ours, and ends by it.
+fn end_epmd(epmd: &mut Child) {
+    drop(epmd.kill());
+    drop(epmd.wait());
 }
 
 /// A session with RabbitMQ's STOMP plugin. Frames are text, without their NUL.
@@ -323,15 +455,4 @@ fn kill(args: &[&str]) {
 
 fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
-}
-
-fn free_ports<const N: usize>() -> Result<[u16; N], String> {
-    let mut ports = [0; N];
-    let mut listeners = Vec::new();
-    for port in &mut ports {
-        let listener = TcpListener::bind(loopback(0)).map_err(|error| error.to_string())?;
-        *port = listener.local_addr().map_err(|error| error.to_string())?.port();
-        listeners.push(listener);
-    }
-    Ok(ports)
 }

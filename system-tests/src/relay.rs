@@ -168,6 +168,21 @@ impl Relay {
         }
     }
 
+    /// Whether it says that it is ready, RabbitMQ and store included.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        is_ready(self.addresses.admin)
+    }
+
+    /// Its answer to `/readyz`.
+    ///
+    /// # Panics
+    /// Where none comes.
+    #[must_use]
+    pub fn readyz(&self) -> HttpAnswer {
+        request(self.addresses.admin, "GET", "/readyz", None, None).unwrap()
+    }
+
     /// Waits until it says that it is ready, RabbitMQ and store included.
     ///
     /// # Panics

@@ -22,6 +22,7 @@ use ulid::Ulid;
 
 use super::counters::Counters;
 use super::dialer::{DialError, Dialer, Failure};
+use super::recovery::Recovery;
 use super::state::{Condition, Place, State};
 
 const CLOSE_TIME: Duration = Duration::from_secs(2);
@@ -36,6 +37,7 @@ const CHANNEL_TRIES: u32 = 16;
 pub(super) struct Shared {
     pub(super) dialer: Dialer,
     pub(super) state: State,
+    pub(super) recovery: Recovery,
     pub(super) counters: Counters,
     pub(super) confirm_time: Histogram,
     pub(super) tasks: TaskTracker,

@@ -29,6 +29,8 @@ const MAX_USES: u32 = 1_000;
 #[derive(Debug)]
 pub(super) enum DeclareError {
     Refused(Refusal),
+    /// Its node of the cluster is away.
+    Unavailable,
     /// The relay ends.
     Stopped,
 }
@@ -130,10 +132,14 @@ impl Worker {
                     warn!("RabbitMQ refuses to declare a queue: {error}");
                     return Err(DeclareError::Refused(refusal::refused(code)));
                 }
+                Fault::Unavailable => {
+                    self.keeper.closed_channel(&link);
+                    return Err(DeclareError::Unavailable);
+                }
                 Fault::Violation | Fault::Gone => lock(&self.known).clear(),
             }
         }
-        Err(DeclareError::Refused(refusal::outage()))
+        Err(DeclareError::Refused(refusal::outage(false)))
     }
 
     /// The channel in use, or a new one. `None`: the relay ends.

@@ -12,6 +12,7 @@
 //! | [`publisher`], [`ledger`] | publishes and keeps what is not confirmed |
 //! | [`consumer`], [`subscription`], [`pool`] | `/queue`, and topics with acks |
 //! | [`node_queue`], [`bindings`] | all other topic subscriptions |
+//! | [`recovery`] | holds publishing until subscriptions are back |
 //! | [`nodes`], [`parcels`], [`inbox`] | from node to node: messages for users |
 //! | [`metrics`], [`counters`] | what Prometheus is told |
 //! | [`topology`], [`properties`], [`refusal`], [`recent`] | AMQP's words for ours |
@@ -32,6 +33,7 @@ mod pool;
 mod properties;
 mod publisher;
 mod recent;
+mod recovery;
 mod refusal;
 mod state;
 mod subscription;
@@ -59,6 +61,7 @@ use self::ledger::Limits;
 use self::node_queue::NodeQueue;
 use self::publisher::Publisher;
 use self::recent::Recent;
+use self::recovery::Recovery;
 use self::state::State;
 use super::error::{Refusal, RefusalKind};
 use super::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
@@ -156,6 +159,7 @@ impl RabbitMq {
         let shared = Arc::new(Shared {
             dialer: Dialer::new(&config.urls).map_err(StartError)?,
             state: State::default(),
+            recovery: Recovery::default(),
             counters: Counters::default(),
             confirm_time: metrics::confirm_histogram(),
             tasks: TaskTracker::new(),

@@ -25,6 +25,7 @@ use super::bindings::Bindings;
 use super::connection::{Backoff, Keeper, Link, Shared, random_name};
 use super::properties::{self, Incoming};
 use super::recent::Recent;
+use super::recovery::Missing;
 use super::refusal::Fault;
 use super::topology;
 use crate::destination::{TOPIC_EXCHANGE, Topic};
@@ -161,12 +162,12 @@ impl NodeQueue {
     }
 
     /// Until the channel is lost.
-    async fn serve(&self, link: &Link, gap: &mut Option<Instant>) -> lapin::Result<()> {
+    async fn serve(&self, link: &Link, gap: &mut Option<(Instant, Missing)>) -> lapin::Result<()> {
         let (channel, mut consumer) = self.open(link).await?;
         self.bind(&channel).await?;
         self.is_up.store(true, Ordering::Relaxed);
         self.shared.state.refuse(REFUSED, None);
-        if let Some(since) = gap.take() {
+        if let Some((since, _)) = gap.take() {
             let seconds = since.elapsed().as_secs_f32();
             warn!(seconds, "topic messages of others passed by while the node queue was away");
         }
@@ -289,7 +290,7 @@ impl NodeQueue {
             properties::incoming(exchange.as_str(), key, &properties, data);
         if let Some(id) = message.x_id {
             let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-            if recent.note(NODE, id, Instant::now()) && republished && !redelivered {
+            if recent.note(NODE, id, republished, Instant::now()) && !redelivered {
                 self.shared.counters.duplicates.add(1);
                 return;
             }
@@ -309,7 +310,7 @@ async fn run(node_queue: Arc<NodeQueue>, keeper: Arc<Keeper>) {
         let began = Instant::now();
         let result = link.answer(node_queue.serve(&link, &mut gap)).await;
         if node_queue.is_up.swap(false, Ordering::Relaxed) {
-            gap = Some(Instant::now());
+            gap = Some((Instant::now(), node_queue.shared.recovery.lost()));
             node_queue.shared.counters.node_queue_gaps.add(1);
         }
         if node_queue.shared.stop.is_cancelled() {

@@ -24,6 +24,7 @@ use super::declarer::{DeclareError, Declarer};
 use super::ledger::{Buffer, Ledger, Limits, Loss, Outgoing, Pending};
 use super::properties;
 use super::refusal::{self, Fault};
+use super::state::Condition;
 use super::topology::{self, Route};
 use crate::destination::Destination;
 use crate::message::Message;
@@ -150,8 +151,9 @@ async fn expire(publisher: Arc<Publisher>) {
             continue;
         }
         publisher.shared.counters.expired.add(expired.len() as u64);
+        let is_refused = matches!(publisher.shared.state.condition(), Condition::Refused(_));
         for pending in &expired {
-            publisher.refuse(pending, refusal::outage());
+            publisher.refuse(pending, refusal::outage(is_refused));
         }
         publisher.wake_waiters();
     }
@@ -214,6 +216,7 @@ struct Lane<'a> {
     returned: HashMap<Ulid, u32>,
     /// RabbitMQ's reply code, where it closed the channel.
     code: Option<u16>,
+    since: Instant,
     /// The queue of the message that is next, while it is declared.
     declaring: Option<(Arc<str>, Declaring)>,
 }
@@ -229,6 +232,7 @@ impl<'a> Lane<'a> {
             in_flight,
             returned: HashMap::new(),
             code: None,
+            since: Instant::now(),
             declaring: None,
         }
     }
@@ -237,11 +241,13 @@ impl<'a> Lane<'a> {
     async fn run(mut self) {
         let Some(wake) = self.publisher.wakes.get(self.number) else { return };
         loop {
+            let recovery = &self.publisher.shared.recovery;
+            let held = recovery.hold(self.since, Instant::now());
             if self.link.is_worn() {
                 if self.in_flight.is_empty() {
                     return;
                 }
-            } else if self.declaring.is_none() {
+            } else if self.declaring.is_none() && held.is_none() {
                 self.fill();
             }
             let busy = !self.in_flight.is_empty();
@@ -258,6 +264,7 @@ impl<'a> Lane<'a> {
                         return;
                     }
                 }
+                () = recovery.over(held) => {}
                 () = gone(self.link, busy) => return self.lost(Loss::Connection),
                 () = wake.notified() => {}
             }
@@ -299,6 +306,8 @@ impl<'a> Lane<'a> {
             Ok(()) => return Ok(()),
             Err(DeclareError::Stopped) => return Err(()),
             Err(DeclareError::Refused(refusal)) => refusal,
+            // Those behind it are for other queues, and do not wait for this one.
+            Err(DeclareError::Unavailable) => refusal::unavailable(),
         };
         let refused = {
             let mut ledger = self.publisher.ledger();
@@ -436,7 +445,7 @@ impl<'a> Lane<'a> {
 /// What the errors of a channel's publishes say together: only some have the reason.
 fn worst(so_far: Option<Loss>, fault: Fault) -> Option<Loss> {
     let loss = match fault {
-        Fault::Refused(_) => Loss::Channel,
+        Fault::Refused(_) | Fault::Unavailable => Loss::Channel,
         Fault::Violation => Loss::Violation,
         Fault::Gone => Loss::Connection,
     };

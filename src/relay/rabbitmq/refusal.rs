@@ -12,6 +12,8 @@ use crate::relay::error::{Refusal, RefusalKind};
 pub(super) enum Fault {
     /// RabbitMQ refused this one thing and closed the channel; the reply code.
     Refused(u16),
+    /// It closed the channel because the queue's node of the cluster is away. The queue is not.
+    Unavailable,
     /// RabbitMQ closed the connection over something that was on it.
     Violation,
     /// The connection is gone, for no fault of ours.
@@ -24,6 +26,7 @@ impl Fault {
         const FORCED: u16 = 320;
         match error.kind() {
             ErrorKind::ProtocolError(amqp) => match amqp.kind() {
+                AMQPErrorKind::Soft(_) if is_down(amqp.get_message().as_str()) => Self::Unavailable,
                 AMQPErrorKind::Soft(_) => Self::Refused(amqp.get_id()),
                 AMQPErrorKind::Hard(_) if amqp.get_id() == FORCED => Self::Gone,
                 AMQPErrorKind::Hard(_) => Self::Violation,
@@ -31,6 +34,11 @@ impl Fault {
             _ => Self::Gone,
         }
     }
+}
+
+/// Only by its text is such a 404 told from the one of a queue that does not exist.
+fn is_down(text: &str) -> bool {
+    text.contains("is down or inaccessible")
 }
 
 /// RabbitMQ closed a channel over this request.
@@ -58,9 +66,20 @@ pub(super) fn not_accepted() -> Refusal {
     Refusal::new(RefusalKind::Outage, "not accepted", "RabbitMQ did not take the message.\n")
 }
 
-/// It waited for RabbitMQ too long.
-pub(super) fn outage() -> Refusal {
-    let body = "RabbitMQ did not answer in time.\n";
+/// It waited for RabbitMQ too long. `is_refused`: which does not let this relay in, and will not
+/// before somebody has looked after it.
+pub(super) fn outage(is_refused: bool) -> Refusal {
+    let body = if is_refused {
+        "RabbitMQ refuses this server; its operator knows why.\n"
+    } else {
+        "RabbitMQ did not answer in time.\n"
+    };
+    Refusal::new(RefusalKind::Outage, "Broker not available", body)
+}
+
+/// The queue is on a node that is away.
+pub(super) fn unavailable() -> Refusal {
+    let body = "The queue is on a node of RabbitMQ that is away.\n";
     Refusal::new(RefusalKind::Outage, "Broker not available", body)
 }
 
@@ -90,8 +109,11 @@ mod tests {
             (501, Fault::Violation),
             (504, Fault::Violation),
         ];
-        for (code, expected) in cases {
-            let error = AMQPError::from_id(code, "text".into()).unwrap();
+        let down = "NOT_FOUND - home node 'a@b' of durable queue 'q' in vhost '/' is down or \
+                    inaccessible";
+        let cases = cases.map(|(code, expected)| (code, "text", expected));
+        for (code, text, expected) in cases.into_iter().chain([(404, down, Fault::Unavailable)]) {
+            let error = AMQPError::from_id(code, text.into()).unwrap();
             assert_eq!(Fault::of(&ErrorKind::ProtocolError(error).into()), expected, "{code}");
         }
         assert_eq!(Fault::of(&ErrorKind::MissingHeartbeatError.into()), Fault::Gone);

@@ -23,6 +23,7 @@ use super::consumer::{Consumers, Subscription, Unsubscribe};
 use super::declarer::{DeclareError, is_plain};
 use super::pool::Seat;
 use super::properties::{self, Incoming};
+use super::recovery::Missing;
 use super::refusal::{self, Fault};
 use super::topology;
 use crate::relay::Settlement;
@@ -40,6 +41,8 @@ pub(super) struct Worker {
     seat: Seat,
     /// SUBSCRIBE is not answered yet.
     unanswered: Option<Option<Token>>,
+    /// While it has lost its connection and no other yet.
+    missing: Option<Missing>,
     backoff: Backoff,
     next_tag: u64,
     /// The queue's name, once it has one.
@@ -84,13 +87,15 @@ impl Worker {
         let unanswered = Some(token);
         let queue = subscription.origin.queue.clone();
         let backoff = Backoff::default();
-        Self { consumers, subscription, seat, unanswered, backoff, next_tag: 1, queue }
+        let missing = None;
+        Self { consumers, subscription, seat, unanswered, missing, backoff, next_tag: 1, queue }
     }
 
     pub(super) async fn run(mut self) {
         loop {
             let goes_on = match self.attach().await {
                 Attach::Attached(attached) => {
+                    self.missing = None;
                     self.answer(Ok(Level::Confirmed));
                     self.name_reply_queue();
                     self.serve(*attached).await
@@ -144,6 +149,7 @@ impl Worker {
             match declared {
                 Ok(()) => {}
                 Err(DeclareError::Refused(refusal)) => return Attach::Refused(refusal),
+                Err(DeclareError::Unavailable) => return Attach::Failed,
                 Err(DeclareError::Stopped) => return Attach::Ending,
             }
         }
@@ -172,6 +178,11 @@ impl Worker {
                 }
                 warn!("RabbitMQ refuses a consumer: {error}");
                 Attach::Refused(refusal::refused(code))
+            }
+            Fault::Unavailable => {
+                self.seat.closed_channel(&link);
+                self.consumers.declarer.forget(&origin.queue);
+                Attach::Failed
             }
             Fault::Violation | Fault::Gone => Attach::Failed,
         }
@@ -222,6 +233,9 @@ impl Worker {
                 }
             }
             End::Lost(error) => {
+                if !attached.link.is_alive() {
+                    self.missing = Some(self.consumers.shared.recovery.lost());
+                }
                 if let Some(error) = error
                     && let Fault::Refused(_) = Fault::of(&error)
                 {
@@ -275,12 +289,12 @@ impl Worker {
             properties::incoming(exchange, key, &properties, data);
         if let Some(id) = message.x_id {
             let queue = &self.queue;
-            let seen = {
+            let is_duplicate = {
                 let recent = &self.consumers.recent;
                 let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
-                recent.note(queue, id, Instant::now())
+                recent.note(queue, id, republished, Instant::now())
             };
-            if seen && republished && !redelivered {
+            if is_duplicate && !redelivered {
                 self.consumers.shared.counters.duplicates.add(1);
                 // Where that fails the channel is lost, and the stream says so.
                 let ack = attached.channel.basic_ack(delivery_tag, BasicAckOptions::default());

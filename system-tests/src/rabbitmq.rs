@@ -48,7 +48,7 @@ impl RabbitMqServer {
     pub fn new() -> Result<Self, String> {
         let directory = TempDir::with_prefix("rabbitmq-").map_err(|error| error.to_string())?;
         let [amqp_port, stomp_port, web_stomp_port, dist_port, epmd_port] = free_ports()?;
-        let epmd = Command::new("epmd")
+        let epmd = program("epmd")
             .args(["-port", &epmd_port.to_string(), "-address", "127.0.0.1"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -191,15 +191,18 @@ impl RabbitMqServer {
              web_stomp.tcp.ip = 127.0.0.1\n\
              web_stomp.tcp.port = {}\n\
              vm_memory_high_watermark.absolute = 1GB\n\
-             disk_free_limit.absolute = 50MB\n",
-            self.amqp_port, self.stomp_port, self.web_stomp_port
+             disk_free_limit.absolute = 50MB\n{}\n",
+            self.amqp_port,
+            self.stomp_port,
+            self.web_stomp_port,
+            std::env::var("RABBITMQ_MORE_CONFIG").unwrap_or_default()
         );
         fs::write(self.path("rabbitmq.conf"), config)
     }
 
     fn command(&self, script: &str) -> Command {
         // The scripts behind the wrappers in the PATH: those change users and directories.
-        let mut command = Command::new(format!("{SCRIPTS}/{script}"));
+        let mut command = program(&format!("{SCRIPTS}/{script}"));
         command
             .env("HOME", self.path("home"))
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
@@ -267,6 +270,19 @@ impl Drop for RabbitMqServer {
         // Both are ours, and both end by it.
         drop(processes.epmd.kill());
         drop(processes.epmd.wait());
+    }
+}
+
+/// A program of RabbitMQ's: the machine's, or with `RABBITMQ_ROOT` that of the Debian in that
+/// folder. `scripts/rabbitmq4.sh` makes the folder, and mounts there what both see alike.
+fn program(path: &str) -> Command {
+    match std::env::var_os("RABBITMQ_ROOT") {
+        None => Command::new(path),
+        Some(root) => {
+            let mut command = Command::new("chroot");
+            command.arg(root).arg(path);
+            command
+        }
     }
 }
 

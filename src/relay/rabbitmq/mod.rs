@@ -11,7 +11,7 @@
 //! | [`declarer`] | declares queues |
 //! | [`publisher`], [`ledger`] | publishes and keeps what is not confirmed |
 //! | [`consumer`], [`subscription`], [`pool`] | `/queue`, and topics with acks |
-//! | [`node_queue`], [`bindings`] | all other topic subscriptions |
+//! | [`node_queue`], [`bindings`], [`handover`] | all other topic subscriptions |
 //! | [`topology`], [`properties`], [`refusal`], [`recent`] | AMQP's words for ours |
 
 mod bindings;
@@ -20,6 +20,7 @@ mod consumer;
 mod counters;
 mod declarer;
 mod dialer;
+mod handover;
 mod ledger;
 mod node_queue;
 mod pool;

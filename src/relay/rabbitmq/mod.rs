@@ -11,7 +11,7 @@
 //! | [`declarer`] | declares queues |
 //! | [`publisher`], [`ledger`] | publishes and keeps what is not confirmed |
 //! | [`consumer`], [`subscription`], [`pool`] | `/queue`, and topics with acks |
-//! | [`node_queue`], [`bindings`] | all other topic subscriptions |
+//! | [`node_queue`], [`bindings`], [`handover`] | all other topic subscriptions |
 //! | [`recovery`] | holds publishing until subscriptions are back |
 //! | [`nodes`], [`parcels`], [`inbox`] | from node to node: messages for users |
 //! | [`metrics`], [`counters`] | what Prometheus is told |
@@ -23,6 +23,7 @@ mod consumer;
 mod counters;
 mod declarer;
 mod dialer;
+mod handover;
 mod inbox;
 mod ledger;
 mod metrics;

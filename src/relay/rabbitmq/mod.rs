@@ -8,11 +8,13 @@
 //! | part | what it does |
 //! |---|---|
 //! | [`dialer`], [`connection`] | connects, supervises, backs off |
-//! | [`declarer`] | declares queues |
-//! | [`publisher`], [`ledger`] | publishes and keeps what is not confirmed |
-//! | [`consumer`], [`subscription`], [`pool`] | `/queue`, and topics with acks |
+//! | [`declarer`], [`known`] | declares queues, looks for exchanges |
+//! | [`publisher`], [`ledger`], [`outcome`] | publishes and keeps what is not confirmed |
+//! | [`consumer`], [`subscription`], [`stream`], [`pool`] | `/queue`, and topics with acks |
+//! | [`exclusives`], [`probe`] | queues that are one session's alone |
 //! | [`node_queue`], [`bindings`] | all other topic subscriptions |
-//! | [`topology`], [`properties`], [`refusal`], [`recent`] | AMQP's words for ours |
+//! | [`exchange_queues`], [`fanouts`] | all other subscriptions to exchanges |
+//! | [`topology`], [`properties`], [`values`], [`refusal`], [`recent`] | AMQP's words for ours |
 
 mod bindings;
 mod connection;
@@ -20,15 +22,23 @@ mod consumer;
 mod counters;
 mod declarer;
 mod dialer;
+mod exchange_queues;
+mod exclusives;
+mod fanouts;
+mod known;
 mod ledger;
 mod node_queue;
+mod outcome;
 mod pool;
+mod probe;
 mod properties;
 mod publisher;
 mod recent;
 mod refusal;
+mod stream;
 mod subscription;
 mod topology;
+mod values;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -39,18 +49,21 @@ use tokio_util::task::TaskTracker;
 
 pub use counters::Snapshot;
 
-use self::connection::{Shared, State, random_name};
+use self::connection::{Keeper, Shared, State};
 use self::consumer::Consumers;
 use self::counters::Counters;
 use self::declarer::Declarer;
 use self::dialer::Dialer;
+use self::exchange_queues::ExchangeQueues;
+use self::exclusives::Exclusives;
 use self::ledger::Limits;
 use self::node_queue::NodeQueue;
+use self::probe::Transient;
 use self::publisher::Publisher;
 use self::recent::Recent;
 use super::error::{Refusal, RefusalKind};
 use super::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
-use super::origin::{Declaration, Origin};
+use super::origin::{Declaration, Origin, QueueOrigin, QueueType};
 use super::{Settlement, SubscribeRequest};
 use crate::destination::Destination;
 use crate::message::Message;
@@ -87,6 +100,8 @@ pub struct Config {
     pub node_id: String,
     pub unroutable: Unroutable,
     pub queue_deleted: QueueDeleted,
+    /// What `/queue/N` is, where its headers do not say.
+    pub queue_type: QueueType,
     /// Messages that wait for RabbitMQ, of all sessions together.
     pub outage_messages: usize,
     /// The same in bytes.
@@ -103,6 +118,7 @@ impl fmt::Debug for Config {
             .field("node_id", &self.node_id)
             .field("unroutable", &self.unroutable)
             .field("queue_deleted", &self.queue_deleted)
+            .field("queue_type", &self.queue_type)
             .field("outage_messages", &self.outage_messages)
             .field("outage_bytes", &self.outage_bytes)
             .field("outage_time", &self.outage_time)
@@ -122,6 +138,9 @@ pub struct RabbitMq {
     publisher: Arc<Publisher>,
     consumers: Arc<Consumers>,
     node_queue: Arc<NodeQueue>,
+    exchange_queues: Arc<ExchangeQueues>,
+    queue_type: QueueType,
+    transient: Transient,
 }
 
 impl RabbitMq {
@@ -153,19 +172,42 @@ impl RabbitMq {
         let consume = dial("consume").await?;
         let node = dial("node queue").await?;
 
+        let transient = probe::transient(&shared).await.map_err(|error| StartError(error.text))?;
+
         let recent = Arc::new(Mutex::new(Recent::default()));
+        let exclusives = Exclusives::new(&shared);
         let declarer = Declarer::spawn(&shared, declare);
         let limits = Limits {
             messages: config.outage_messages,
             bytes: config.outage_bytes,
             time: config.outage_time,
         };
+        let queue_type = config.queue_type;
+        let queue = topology::typed(Declaration::QUEUE, queue_type);
         let publisher =
-            Publisher::spawn(&shared, publish, declarer.clone(), config.unroutable, limits);
-        let consumers =
-            Consumers::new(&shared, consume, declarer, recent.clone(), config.queue_deleted);
-        let node_queue = NodeQueue::spawn(&shared, node, config.node_id, recent);
-        Ok(Self { shared, publisher, consumers, node_queue })
+            Publisher::spawn(&shared, publish, declarer.clone(), config.unroutable, queue, limits);
+        let consumers = Consumers::new(
+            &shared,
+            consume,
+            declarer,
+            recent.clone(),
+            config.queue_deleted,
+            exclusives,
+        );
+        let keeper = Arc::new(Keeper::spawn(&shared, "node queue", Some(node)));
+        let node_id = config.node_id;
+        let exchange_queues =
+            ExchangeQueues::spawn(&shared, keeper.clone(), node_id.clone(), recent.clone());
+        let node_queue = NodeQueue::spawn(&shared, keeper, node_id, recent);
+        Ok(Self {
+            shared,
+            publisher,
+            consumers,
+            node_queue,
+            exchange_queues,
+            queue_type,
+            transient,
+        })
     }
 
     /// Publishes. `Pending`: where there is a token, `Event::Done` says that RabbitMQ confirmed,
@@ -177,14 +219,8 @@ impl RabbitMq {
         message: Arc<Message>,
         declare: Option<&Declaration>,
     ) -> Submit {
-        if declare.is_some_and(|declaration| *declaration != Declaration::QUEUE) {
-            return Submit::Refused(Refusal::new(
-                RefusalKind::UnknownDestination,
-                "Unsupported queue argument",
-                "a SEND cannot say what its queue is, with RabbitMQ, yet; a SUBSCRIBE can\n",
-            ));
-        }
-        self.publisher.publish(from, token, message)
+        let declare = declare.map(|declare| self.fitting(declare.clone()));
+        self.publisher.publish(from, token, message, declare)
     }
 
     /// Whether more may be published. Where not, the waiter gets `Event::Room` when it may.
@@ -205,10 +241,32 @@ impl RabbitMq {
             Origin::Fanout(Destination::Topic(topic)) => {
                 return self.node_queue.subscribe(to, token, subscription, topic);
             }
-            Origin::Fanout(destination) => topology::own_queue(destination, &random_name()),
+            Origin::Fanout(Destination::Exchange(exchange)) => {
+                return self.exchange_queues.subscribe(to, token, subscription, exchange);
+            }
+            Origin::Fanout(_) => return Submit::Refused(topology::unknown()),
             Origin::Queue(origin) => *origin,
         };
+        // Durable subscriptions have the type that the plugin gives them, since they are shared
+        // with its clients by name.
+        let declare = match &origin.binding {
+            None => origin.declare.map(|declaration| self.fitting(declaration)),
+            Some(_) => origin.declare.map(|declaration| self.allowed(declaration)),
+        };
+        let origin = QueueOrigin { declare, ..origin };
         self.consumers.subscribe(to, token, subscription, origin, prefetch)
+    }
+
+    /// A declaration as the config and RabbitMQ want it.
+    fn fitting(&self, declaration: Declaration) -> Declaration {
+        self.allowed(topology::typed(declaration, self.queue_type))
+    }
+
+    fn allowed(&self, declaration: Declaration) -> Declaration {
+        match self.transient {
+            Transient::Shared => declaration,
+            Transient::Exclusive => topology::made_exclusive(declaration),
+        }
     }
 
     /// Makes a queue of answers, which RabbitMQ names, and subscribes it. `Event::ReplyQueue`
@@ -226,10 +284,13 @@ impl RabbitMq {
         token: Option<Token>,
         delete: bool,
     ) -> Submit {
-        if self.node_queue.unsubscribe(to.session(), subscription) {
+        let session = to.session();
+        if self.node_queue.unsubscribe(session, subscription)
+            || self.exchange_queues.unsubscribe(session, subscription)
+        {
             return Submit::Done(Level::Confirmed);
         }
-        self.consumers.unsubscribe(to.session(), subscription, token, delete)
+        self.consumers.unsubscribe(session, subscription, token, delete)
     }
 
     /// Settles deliveries by their tags. Those that are not out any more have no effect.
@@ -247,6 +308,7 @@ impl RabbitMq {
     pub fn session_ended(&self, mailbox: &Arc<Mailbox>) {
         self.publisher.session_ended(mailbox);
         self.node_queue.session_ended(mailbox.session());
+        self.exchange_queues.session_ended(mailbox.session());
         self.consumers.session_ended(mailbox.session());
     }
 

@@ -65,7 +65,7 @@ impl std::fmt::Debug for NodeQueue {
 impl NodeQueue {
     pub(super) fn spawn(
         shared: &Arc<Shared>,
-        first: Arc<Link>,
+        keeper: Arc<Keeper>,
         node_id: String,
         recent: Arc<Mutex<Recent>>,
     ) -> Arc<Self> {
@@ -78,7 +78,6 @@ impl NodeQueue {
             wake: Notify::new(),
             is_up: AtomicBool::new(false),
         });
-        let keeper = Keeper::spawn(shared, "node queue", Some(first));
         shared.spawn(run(node_queue.clone(), keeper));
         node_queue
     }
@@ -273,7 +272,7 @@ impl NodeQueue {
     }
 }
 
-async fn run(node_queue: Arc<NodeQueue>, keeper: Keeper) {
+async fn run(node_queue: Arc<NodeQueue>, keeper: Arc<Keeper>) {
     let mut backoff = Backoff::default();
     while let Some(link) = keeper.link().await {
         let began = Instant::now();

@@ -5,12 +5,17 @@
 #![allow(clippy::print_stdout, reason = "the numbers of a run are worth reading")]
 #![allow(clippy::too_many_lines, reason = "a course of events is read from top to bottom")]
 
+mod amqp;
 mod crash;
+mod exchanges;
 mod fan_out;
+mod native;
 mod outage;
 mod peers;
 mod plugin;
+mod poison;
 mod pressure;
+mod queue_headers;
 mod replay;
 mod shutdown;
 mod support;

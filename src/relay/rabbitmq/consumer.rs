@@ -152,7 +152,9 @@ impl Consumers {
             self.shared.spawn(self.clone().run_exclusive(subscription, token));
         } else {
             let worker = Worker::new(self.clone(), subscription, self.pool.seat(), token);
-            self.shared.spawn(worker.run());
+            self.shared.spawn(async move {
+                worker.run().await;
+            });
         }
         Submit::Pending
     }

@@ -38,7 +38,7 @@ pub(super) enum DeclareError {
 #[derive(Clone, Debug)]
 pub(super) enum Need {
     /// It is declared and bound, as far as its origin says so.
-    Queue(QueueOrigin),
+    Queue(Box<QueueOrigin>),
     /// Not declared: what kind it is, AMQP does not tell.
     Exchange(Arc<str>),
 }

@@ -171,7 +171,7 @@ fn place(exchange: &Exchange) -> Topic {
 }
 
 enum Item {
-    Delivery(Arc<Exchange>, lapin::Result<Delivery>),
+    Delivery(Arc<Exchange>, Box<lapin::Result<Delivery>>),
     /// The consumer of that queue is over.
     End(Arc<Exchange>, ShortString),
 }
@@ -275,7 +275,8 @@ impl Attached<'_> {
         let consumer = self.link.answer(consume).await?;
         let of = Arc::new(exchange.clone());
         let end = stream::iter([Item::End(of.clone(), queue)]);
-        let deliveries = consumer.map(move |delivery| Item::Delivery(of.clone(), delivery));
+        let deliveries =
+            consumer.map(move |delivery| Item::Delivery(of.clone(), Box::new(delivery)));
         self.deliveries.push(Box::pin(deliveries.chain(end)));
         Ok(())
     }
@@ -318,6 +319,14 @@ impl Attached<'_> {
     /// Hands on what is there by now, at most a burst. Each is acked by itself: the queues'
     /// deliveries are not taken in the order of their tags.
     async fn take_burst(&mut self, first: Item) -> lapin::Result<()> {
+        let tags = self.take_ready(first)?;
+        let options = BasicAckOptions { multiple: false };
+        let acks = tags.into_iter().map(|tag| self.channel.basic_ack(tag, options));
+        join_all(acks).await.into_iter().collect()
+    }
+
+    /// The delivery tags of what was taken.
+    fn take_ready(&mut self, first: Item) -> lapin::Result<Vec<u64>> {
         let mut tags = Vec::new();
         self.take(first, &mut tags)?;
         let mut context = Context::from_waker(Waker::noop());
@@ -326,15 +335,13 @@ impl Attached<'_> {
         {
             self.take(item, &mut tags)?;
         }
-        let options = BasicAckOptions { multiple: false };
-        let acks = tags.into_iter().map(|tag| self.channel.basic_ack(tag, options));
-        join_all(acks).await.into_iter().collect()
+        Ok(tags)
     }
 
     fn take(&mut self, item: Item, tags: &mut Vec<u64>) -> lapin::Result<()> {
         match item {
             Item::Delivery(of, delivery) => {
-                let delivery = delivery?;
+                let delivery = (*delivery)?;
                 tags.push(delivery.delivery_tag);
                 self.queues.take(&of, delivery);
             }

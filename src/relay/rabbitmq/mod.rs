@@ -61,7 +61,6 @@ use self::node_queue::NodeQueue;
 use self::probe::Transient;
 use self::publisher::Publisher;
 use self::recent::Recent;
-use super::error::{Refusal, RefusalKind};
 use super::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
 use super::origin::{Declaration, Origin, QueueOrigin, QueueType};
 use super::{Settlement, SubscribeRequest};
@@ -184,8 +183,15 @@ impl RabbitMq {
         };
         let queue_type = config.queue_type;
         let queue = topology::typed(Declaration::QUEUE, queue_type);
-        let publisher =
-            Publisher::spawn(&shared, publish, declarer.clone(), config.unroutable, queue, limits);
+        let publisher = Publisher::spawn(
+            &shared,
+            publish,
+            declarer.clone(),
+            exclusives.clone(),
+            config.unroutable,
+            queue,
+            limits,
+        );
         let consumers = Consumers::new(
             &shared,
             consume,

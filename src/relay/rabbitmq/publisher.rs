@@ -301,7 +301,12 @@ impl<'a> Lane<'a> {
                 }
                 let (binding, consumer) = (None, ConsumerArguments::default());
                 let declare = Some(declare);
-                Need::Queue(QueueOrigin { queue: queue.clone(), declare, binding, consumer })
+                Need::Queue(Box::new(QueueOrigin {
+                    queue: queue.clone(),
+                    declare,
+                    binding,
+                    consumer,
+                }))
             }
         };
         if declarer.knows(&need) {

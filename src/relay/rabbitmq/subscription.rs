@@ -142,7 +142,7 @@ impl Worker {
         // Exclusive queues are declared on the connection that consumes.
         let is_here = self.subscription.is_exclusive || self.subscription.is_for_answers();
         let origin = &self.subscription.origin;
-        let need = Need::Queue(origin.clone());
+        let need = Need::Queue(Box::new(origin.clone()));
         let may_be_gone = origin.declare.as_ref().is_some_and(topology::goes_by_itself);
         let known = !may_be_gone && self.consumers.declarer.knows(&need);
         if !known && !is_here {

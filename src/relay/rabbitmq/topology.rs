@@ -170,7 +170,9 @@ pub(super) fn declare_options(declaration: &Declaration) -> (QueueDeclareOptions
 pub(super) fn consume_arguments(consumer: &ConsumerArguments) -> FieldTable {
     let ConsumerArguments { priority, stream_offset, stream_filter, match_unfiltered } = consumer;
     let mut table = FieldTable::default();
-    let mut put = |name: &str, value| drop(table.insert(ShortString::from(name), value));
+    let mut put = |name: &str, value| {
+        table.insert(ShortString::from(name), value);
+    };
     let text = |text: &str| AMQPValue::LongString(text.as_bytes().into());
     let long = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     if let Some(priority) = priority {

@@ -160,7 +160,7 @@ async fn say(evil: Option<Client>, address: SocketAddr, frame: &Frame) -> Option
     let receipt = evil.send_later("/queue/evil.after", &[], "").await;
     loop {
         if evil.take_receipts().contains(&receipt) {
-            evil.take_frames();
+            drop(evil.take_frames());
             return Some(evil);
         }
         if evil.is_closed() {
@@ -175,6 +175,7 @@ async fn a_hundred_others_notice_nothing() {
     let rabbit = shared_rabbitmq().await;
     let amqp = Amqp::connect(&rabbit).await;
     amqp.declare_exchange("evil.kind", ExchangeKind::Headers, false).await;
+    amqp.declare_exchange("poison.others", ExchangeKind::Direct, false).await;
     let relay = forgiving(&rabbit).start();
     let address = relay.http_address();
     let mut others = Vec::new();
@@ -183,7 +184,7 @@ async fn a_hundred_others_notice_nothing() {
         let own = match number % 3 {
             0 => format!("/queue/poison.other.{number}"),
             1 => format!("/topic/poison.other.{number}"),
-            _ => format!("/exchange/evil.kind/{number}"),
+            _ => format!("/exchange/poison.others/{number}"),
         };
         let ack = if number % 2 == 0 { "auto" } else { "client-individual" };
         other.subscribe("own", &own, &[("ack", ack), ("prefetch-count", "1000")]).await;

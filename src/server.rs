@@ -187,7 +187,7 @@ async fn services(config: &Config) -> Result<Services, StartError> {
     };
     Ok(Services {
         settings: Arc::new(settings),
-        limits: connection_limits(limits),
+        limits: connection_limits(limits, config.websocket.write_delay),
         broker,
         users: Users::start(store, rules, waiting),
         authenticator: Arc::new(authenticator),
@@ -298,7 +298,7 @@ fn session_limits(limits: &Limits, outage_time: Duration) -> session::Limits {
     }
 }
 
-fn connection_limits(limits: &Limits) -> ConnectionLimits {
+fn connection_limits(limits: &Limits, write_delay: Duration) -> ConnectionLimits {
     let wide = stomp::Limits {
         frame_bytes: limits.frame_bytes,
         headers: limits.headers,
@@ -321,6 +321,7 @@ fn connection_limits(limits: &Limits) -> ConnectionLimits {
         ),
         wide_read: read(message_bytes, limits.sockjs_body_bytes),
         outbound_stall: limits.outbound_stall,
+        write_delay,
         burst_frames: (limits.outbound_frames / 8).clamp(1, 512),
         burst_bytes: limits.outbound_bytes / 8,
     }

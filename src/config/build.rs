@@ -65,6 +65,7 @@ pub(super) fn build(s: &mut Settings) -> Config {
         endpoints,
         auth,
         relay: relay(s),
+        websocket: WebSocketConfig { write_delay: time(s, "websocket.write_delay") },
         rules,
         errors: errors(s),
         unread: login::unread(s),

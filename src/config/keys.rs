@@ -226,6 +226,7 @@ pub(super) const KEYS: &[Key] = &[
     key("relay.outage.messages", count(0, MANY), "10000"),
     key("relay.outage.bytes", size(0, 16 * 1024 * MIB), "64MiB"),
     key("relay.outage.time", time(0, 10 * MINUTE), "30s"),
+    key("websocket.write_delay", time(0, 100), "0s"),
     key("errors.denied", ANSWER, "close"),
     key("errors.unknown_destination", ANSWER, "close"),
     key("errors.unroutable", ANSWER, "close"),

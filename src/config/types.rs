@@ -88,6 +88,13 @@ pub struct OutageConfig {
     pub time: Duration,
 }
 
+/// How WebSocket connections are written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WebSocketConfig {
+    /// A message waits so long for others to go out with; none by default.
+    pub write_delay: Duration,
+}
+
 /// Every limit; `None` is off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -160,6 +167,7 @@ pub struct Config {
     pub endpoints: Vec<EndpointConfig>,
     pub auth: crate::auth::AuthConfig,
     pub relay: RelayConfig,
+    pub websocket: WebSocketConfig,
     pub rules: Vec<crate::auth::policy::RuleConfig>,
     pub errors: Errors,
     pub unread: Vec<unread::Rule>,

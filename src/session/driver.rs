@@ -5,6 +5,7 @@
 //! something is there the mailbox is left as it is, so that its limits count.
 
 mod burst;
+mod delay;
 mod ending;
 mod feed;
 mod perform;
@@ -54,6 +55,8 @@ pub struct ConnectionLimits {
     pub wide_read: ReadLimits,
     /// How long the socket may take nothing while something waits.
     pub outbound_stall: Duration,
+    /// How long a message waits for others to go out with, on WebSocket.
+    pub write_delay: Duration,
     /// What is published at once, so small that receivers are seen to be crowded before they have
     /// too much.
     pub burst_frames: usize,
@@ -104,10 +107,11 @@ pub struct Driver {
     /// A receiver that what was published is too much for, and how long it is waited for.
     crowded: Option<Box<(Arc<Mailbox>, Instant)>>,
     /// What the peer's kernel had not acknowledged when it was last asked.
-    unacknowledged: u64,
+    unacknowledged: u32,
     out: Vec<u8>,
     /// Since when the socket takes nothing.
     stalled: Option<Instant>,
+    gathering: delay::Gathering,
     armed: Option<Instant>,
     proofs: Proofs,
     over: Option<(u16, &'static str)>,
@@ -164,6 +168,7 @@ impl Driver {
             unacknowledged: 0,
             out: Vec::new(),
             stalled: None,
+            gathering: None,
             armed: None,
             proofs: Proofs::new(wire),
             over: None,
@@ -203,9 +208,11 @@ impl Driver {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        let into = self.out.is_empty().then_some(entries);
-        if let Poll::Ready(signals) = self.mailbox.poll_take(cx, TURN_BYTES, into) {
-            return Poll::Ready(Wake::Mail(signals));
+        if self.poll_gathered(cx).is_ready() {
+            let into = self.out.is_empty().then_some(entries);
+            if let Poll::Ready(signals) = self.mailbox.poll_take(cx, TURN_BYTES, into) {
+                return Poll::Ready(Wake::Mail(signals));
+            }
         }
         if !self.out.is_empty()
             && let Poll::Ready(result) = self.transport.poll_writable(cx)

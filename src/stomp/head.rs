@@ -2,12 +2,7 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr;
-use nom::bytes::complete::{take_till, take_while1};
-use nom::character::complete::{char, line_ending};
-use nom::combinator::rest;
-use nom::sequence::{separated_pair, terminated};
-use nom::{IResult, Parser};
+use memchr::{memchr, memchr2};
 
 use super::decode::Limits;
 use super::error::{DecodeError, Excerpt, Fault, LineFault};
@@ -32,14 +27,19 @@ pub(super) fn parse(
         .map_err(|fault| DecodeError::new(fault, find_receipt(head, version).as_deref()))
 }
 
-/// `EOL = [CR] LF`, in every version; any other CR is an error.
-fn line(head: &str) -> IResult<&str, &str> {
-    terminated(take_till(|c| c == '\r' || c == '\n'), line_ending).parse(head)
+/// The first line without its end, and what comes after. `EOL = [CR] LF`, in every version; any
+/// other CR is an error (1.2, "Augmented BNF"). Bytes are looked for, not characters: this is where
+/// half of the time of a small frame goes.
+fn line(head: &str) -> Option<(&str, &str)> {
+    let (line, end) = head.split_at_checked(memchr2(b'\r', b'\n', head.as_bytes())?)?;
+    let after = end.strip_prefix('\n').or_else(|| end.strip_prefix("\r\n"))?;
+    Some((line, after))
 }
 
 /// A value may hold colons of its own: the first one counts.
-fn header(line: &str) -> IResult<&str, (&str, &str)> {
-    separated_pair(take_while1(|c| c != ':'), char(':'), rest).parse(line)
+fn header(line: &str) -> Option<(&str, &str)> {
+    let (name, rest) = line.split_at_checked(memchr(b':', line.as_bytes())?)?;
+    Some((name, rest.get(1..)?)).filter(|(name, _)| !name.is_empty())
 }
 
 fn parse_text(
@@ -48,7 +48,7 @@ fn parse_text(
     version: Option<Version>,
     limits: &Limits,
 ) -> Result<Head, Fault> {
-    let (mut lines, name) = line(head).map_err(|_| stray_cr(head))?;
+    let (name, mut lines) = line(head).ok_or_else(|| stray_cr(head))?;
     let command = Command::from_name(name.as_bytes())
         .ok_or_else(|| Fault::UnknownCommand { command: Excerpt::new(name.as_bytes()) })?;
     // 1.1 and 1.2, "Value Encoding": none in CONNECT and CONNECTED. 1.0 has none at all.
@@ -56,12 +56,12 @@ fn parse_text(
     let mut headers = Headers::with_capacity(count, lines.len());
     let mut content_length = None;
     loop {
-        let (after, text) = line(lines).map_err(|_| stray_cr(lines))?;
+        let (text, after) = line(lines).ok_or_else(|| stray_cr(lines))?;
         if text.is_empty() {
             return Ok(Head { command, headers, content_length });
         }
         lines = after;
-        let (_, (name, value)) = header(text).map_err(|_| bad_line(text))?;
+        let (name, value) = header(text).ok_or_else(|| bad_line(text))?;
         if value.len() > limits.header_value_bytes {
             let limit = limits.header_value_bytes;
             let header = Excerpt::new(name.as_bytes());

@@ -270,10 +270,12 @@ impl Transport {
 
     /// Bytes that were written and that the other side is not known to have.
     #[must_use]
-    pub fn unacknowledged(&self) -> Option<u64> {
+    pub fn unacknowledged(&self) -> Option<u32> {
         match &self.line {
             Line::Socket { stream, .. } => tcp::unacknowledged(stream).ok(),
-            Line::Pipe(session) => Some(session.pipe().unproven()),
+            Line::Pipe(session) => {
+                Some(u32::try_from(session.pipe().unproven()).unwrap_or(u32::MAX))
+            }
         }
     }
 

@@ -30,13 +30,13 @@ pub fn configure(stream: &TcpStream) -> io::Result<()> {
 /// # Errors
 /// Where the socket is no TCP socket any more.
 #[allow(unsafe_code, reason = "no crate wraps this ioctl")]
-pub fn unacknowledged(stream: &TcpStream) -> io::Result<u64> {
+pub fn unacknowledged(stream: &TcpStream) -> io::Result<u32> {
     let mut count: libc::c_int = 0;
     // SAFETY: the descriptor is open as long as `stream` lives, and TIOCOUTQ (the same number as
     // SIOCOUTQ) writes one c_int to the pointer, which is valid for the call.
     let result = unsafe { libc::ioctl(stream.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
     if result == 0 {
-        Ok(u64::try_from(count).unwrap_or(0))
+        Ok(u32::try_from(count).unwrap_or(0))
     } else {
         Err(io::Error::last_os_error())
     }

@@ -30,7 +30,7 @@ export class Tab {
   constructor(page) {
     this.page = page;
     this.problems = [];
-    page.setDefaultTimeout(15_000);
+    page.setDefaultTimeout(30_000);
     page.on("pageerror", (error) => this.problems.push(String(error)));
     page.on("console", (line) => line.type() === "error" && this.problems.push(line.text()));
   }

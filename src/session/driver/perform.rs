@@ -8,15 +8,18 @@ use crate::session::{Action, Outgoing};
 use crate::stomp::{Frame, Headers, encode};
 use crate::transport::websocket::frame;
 
-use super::{Driver, Turn, expiry};
+use super::{Driver, Services, Turn, expiry};
 
 impl Driver {
     /// Performs actions until none is left; an answer that is there at once may add some.
     pub(super) fn perform(&mut self, turn: &mut Turn) {
         while !turn.actions.is_empty() {
-            for action in std::mem::take(&mut turn.actions) {
+            let room = std::mem::take(&mut turn.done);
+            let mut actions = std::mem::replace(&mut turn.actions, room);
+            for action in actions.drain(..) {
                 self.act(action, turn);
             }
+            turn.done = actions;
         }
     }
 
@@ -27,7 +30,6 @@ impl Driver {
         if self.over.is_some() && action.is_output() {
             return;
         }
-        let services = self.services.clone();
         self.has_sent |= matches!(action, Action::Publish { .. } | Action::SendToUser { .. });
         match action {
             Action::Send(frame) => self.put_frame(&frame, turn),
@@ -41,32 +43,33 @@ impl Driver {
                 self.publish(token, message, declare.as_deref(), turn);
             }
             Action::SendToUser { token, message, never } => {
-                let submit = services.users.send(&self.mailbox, Some(token), message, never);
+                let submit = self.services.users.send(&self.mailbox, Some(token), message, never);
                 self.submitted(token, submit, turn);
             }
             Action::Subscribe { token, request } => {
-                let submit = services.broker.subscribe(&self.mailbox, token, request);
+                let submit = self.services.broker.subscribe(&self.mailbox, token, request);
                 self.submitted(token, submit, turn);
             }
             Action::OpenReplyQueue { subscription } => {
-                services.broker.open_reply_queue(&self.mailbox, subscription);
+                self.services.broker.open_reply_queue(&self.mailbox, subscription);
             }
             Action::Unsubscribe { token, subscription, place, delete } => {
+                let Services { broker, .. } = &*self.services;
                 let of = &self.mailbox;
-                let submit = services.broker.unsubscribe(of, token, subscription, &place, delete);
+                let submit = broker.unsubscribe(of, token, subscription, &place, delete);
                 if let Some(token) = token {
                     self.submitted(token, submit, turn);
                 }
             }
             Action::Settle { subscription, queue, tags, settlement } => {
-                let of = &self.mailbox;
-                services.broker.settle(of, subscription, &queue, &tags, settlement);
+                let Services { broker, .. } = &*self.services;
+                broker.settle(&self.mailbox, subscription, &queue, &tags, settlement);
             }
             Action::SubscribeUser { token, subscription, to } => {
-                services.users.subscribe(&self.mailbox, subscription, &to, token);
+                self.services.users.subscribe(&self.mailbox, subscription, &to, token);
             }
             Action::UnsubscribeUser { subscription, to } => {
-                services.users.unsubscribe(&self.mailbox, subscription, &to);
+                self.services.users.unsubscribe(&self.mailbox, subscription, &to);
             }
             action @ (Action::Replay { .. } | Action::Page { .. }) => {
                 self.pulls.push_back(action);
@@ -74,7 +77,7 @@ impl Driver {
             Action::MarkRead { which, request, token } => {
                 if let Some(user) = self.user() {
                     let answer = token.map(|token| (&self.mailbox, token));
-                    services.users.mark_read(&user, which, request, answer);
+                    self.services.users.mark_read(&user, which, request, answer);
                 }
             }
             Action::Restore(messages) => self.restore(messages),
@@ -188,7 +191,7 @@ impl Driver {
         if self.proofs.wants_asking()
             && let Some(open) = self.transport.unacknowledged()
         {
-            self.proofs.acknowledged(open);
+            self.proofs.acknowledged(u64::from(open));
             self.proven(turn);
         }
     }

@@ -18,6 +18,8 @@ pub(super) struct Turn {
     pub(super) scratch: Vec<u8>,
     pub(super) head: Vec<u8>,
     pub(super) actions: Vec<Action>,
+    /// Empty; the room of actions that were done.
+    pub(super) done: Vec<Action>,
     /// There is something of STOMP in `scratch`: a PING is no heart-beat that a page could see.
     pub(super) speaks: bool,
     /// MESSAGEs in `scratch`.
@@ -41,7 +43,10 @@ impl Turn {
         self.scratch.clear();
         self.head.clear();
         self.actions.clear();
-        if self.scratch.capacity() <= SCRATCH_BYTES && self.actions.capacity() <= SCRATCH_ACTIONS {
+        if self.scratch.capacity() <= SCRATCH_BYTES
+            && self.actions.capacity() <= SCRATCH_ACTIONS
+            && self.done.capacity() <= SCRATCH_ACTIONS
+        {
             TURN.set(Self { speaks: false, delivered: 0, ..self });
         }
     }

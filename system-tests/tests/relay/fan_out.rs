@@ -1,4 +1,6 @@
-//! Many subscribers of one topic are one queue and one binding to RabbitMQ.
+//! Many subscribers of one topic: one queue and one binding to RabbitMQ, and few writes.
+
+use std::time::{Duration, Instant};
 
 use system_tests::relay::Setup;
 use system_tests::stomp_client::{Client, Wire};
@@ -64,5 +66,28 @@ async fn two_hundred_subscribers_are_one_queue_and_one_binding() {
     for client in &subscribers {
         assert_eq!(client.message().await.text(), "last");
         assert_eq!(client.delivered(), MESSAGES as u64 + 1);
+    }
+}
+
+/// A message waits on WebSocket for others to go out with, and on TCP for nobody.
+#[tokio::test]
+async fn a_write_delay_is_waited_for() {
+    const DELAY: Duration = Duration::from_millis(100);
+    let relay = Setup::new().config("websocket.write_delay = \"100ms\"").start();
+    let mut bob = Client::websocket(relay.http_address(), "bob").await;
+    bob.subscribe("1", "/topic/slow", &[]).await;
+    let mut alice = Client::websocket(relay.http_address(), "alice").await;
+    for round in ["first", "second", "third"] {
+        let sent = numbered(round, 20);
+        let began = Instant::now();
+        let mut receipts = Vec::new();
+        for body in &sent {
+            receipts.push(alice.send_later("/topic/slow", &[], body).await);
+        }
+        assert_eq!(bodies(&bob.messages(sent.len()).await), sent);
+        assert!(began.elapsed() >= DELAY, "{round}: {:?}", began.elapsed());
+        for receipt in receipts {
+            alice.receipt(&receipt).await;
+        }
     }
 }

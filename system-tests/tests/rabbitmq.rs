@@ -13,7 +13,7 @@ use stomp_relay::relay::error::{Refusal, RefusalKind};
 use stomp_relay::relay::mailbox::{
     Delivery, Entry, Event, Level, Mailbox, MailboxLimits, Source, Submit,
 };
-use stomp_relay::relay::origin::{self, OwnName, QueueHeaders};
+use stomp_relay::relay::origin::{self, OwnName, QueueHeaders, QueueType};
 use stomp_relay::relay::rabbitmq::{Config, QueueDeleted, RabbitMq, Unroutable};
 use stomp_relay::relay::{AckMode, Settlement, SubscribeRequest};
 use stomp_relay::stomp::Headers;
@@ -27,6 +27,7 @@ fn config(server: &RabbitMqServer, node_id: &str) -> Config {
         node_id: node_id.into(),
         unroutable: Unroutable::Error,
         queue_deleted: QueueDeleted::Redeclare,
+        queue_type: QueueType::Classic,
         outage_messages: 10_000,
         outage_bytes: 64 << 20,
         outage_time: Duration::from_secs(60),

@@ -108,7 +108,7 @@ mod tests {
 
     fn message(body: usize) -> Message {
         let destination = Destination::for_send("/topic/x").unwrap();
-        Message::new(destination, String::new(), Headers::default(), Bytes::from(vec![0; body]))
+        Message::new(destination, "".into(), Headers::default(), Bytes::from(vec![0; body]))
     }
 
     fn subscriber(topics: &Topics, key: &str) -> Arc<Mailbox> {

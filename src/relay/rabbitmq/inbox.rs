@@ -158,7 +158,7 @@ impl Inbox {
             BATCH => {
                 let node = properties.reply_to().clone()?;
                 let id = Ulid::from(u128::from(number));
-                if self.recent.note(epoch.as_str(), id, Instant::now()) {
+                if self.recent.note(epoch.as_str(), id, true, Instant::now()) {
                     self.nodes.shared.counters.duplicates.add(1);
                 } else {
                     split(data.into()).into_iter().for_each(|body| self.nodes.received(body));

@@ -10,7 +10,7 @@ use lapin::protocol::basic::AMQPProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use ulid::Ulid;
 
-use super::topology;
+use super::{topology, values};
 use crate::destination::reply_to_shown;
 use crate::message::Message;
 use crate::stomp::Headers;
@@ -153,6 +153,15 @@ fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a str> {
     }
 }
 
+/// Where a message lies in its stream.
+pub(super) fn stream_offset(properties: &BasicProperties) -> Option<u64> {
+    match properties.headers().as_ref()?.inner().get("x-stream-offset")? {
+        AMQPValue::LongLongInt(offset) => u64::try_from(*offset).ok(),
+        AMQPValue::LongInt(offset) => u64::try_from(*offset).ok(),
+        _ => None,
+    }
+}
+
 /// What AMQP delivered.
 #[derive(Debug)]
 pub(super) struct Incoming {
@@ -205,25 +214,15 @@ fn push_properties(headers: &mut Headers, properties: &BasicProperties) {
     push("app-id", properties.app_id().as_ref().map(ShortString::as_str));
 }
 
-/// An AMQP header, where it is text or an integer and nothing that somebody else says.
+/// An AMQP header as text, where it is nothing that somebody else says.
 fn push_header(headers: &mut Headers, name: &str, value: &AMQPValue) {
     // STOMP has no escape for NUL.
     let unusable = name.is_empty() || name.contains('\0');
     if unusable || is_ours(name) || name == "persistent" || headers.contains(name) {
         return;
     }
-    match value {
-        AMQPValue::LongString(text) => {
-            if let Ok(text) = std::str::from_utf8(text.as_bytes())
-                && !text.contains('\0')
-            {
-                headers.push(name, text);
-            }
-        }
-        AMQPValue::LongInt(number) => headers.push(name, &number.to_string()),
-        AMQPValue::LongLongInt(number) => headers.push(name, &number.to_string()),
-        // The plugin drops every other type.
-        _ => {}
+    if let Some(text) = values::text(value) {
+        headers.push(name, &text);
     }
 }
 
@@ -400,8 +399,13 @@ mod tests {
             ("reply-to", "/reply-queue/amq.gen-1"),
             ("a-text", "t"),
             ("b-int", "-5"),
+            ("bool", "true"),
             ("c-long", "1099511627776"),
             ("d-na\nme", "v"),
+            ("float", "1.0"),
+            ("list", "[]"),
+            ("short", "1"),
+            ("void", ""),
         ];
         assert_eq!(shown(&properties), pairs(&expected));
         let message = got(&properties).message;

@@ -106,7 +106,7 @@ instructions: ## count the instructions of the message path and compare them wit
 .PHONY: bench bench-quick bench-rabbitmq bench-rabbitmq-quick instructions
 
 faults: build ## break RabbitMQ in every way of docs/faults.md for longer, and write that page (8 minutes)
-	FAULTS=long cargo test --workspace --locked --test rabbitmq-faults
+	FAULTS=$(or $(FAULTS),long) cargo test --workspace --locked --test rabbitmq-faults
 
 # sid has 4.3 or later, trixie 4.0.
 SUITES ?=

@@ -13,13 +13,13 @@ use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use crate::ports;
+use crate::{PATIENCE, ports};
 
 /// Read at a time; also what is written at a time where it is throttled.
 const CHUNK: usize = 16 * 1024;
@@ -65,7 +65,7 @@ impl Proxy {
     /// Where there is no port.
     pub async fn start(port: u16) -> Self {
         let [free] = ports::free();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, free)).await.unwrap();
+        let listener = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, free))).await;
         let mut proxy = Self {
             address: listener.local_addr().unwrap(),
             target: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
@@ -132,7 +132,7 @@ impl Proxy {
     /// Where somebody else has it.
     pub async fn listen(&mut self) {
         self.refuse().await;
-        let listener = TcpListener::bind(self.address).await.unwrap();
+        let listener = bind(self.address).await;
         self.accept(listener);
     }
 
@@ -154,8 +154,21 @@ impl Drop for Proxy {
     }
 }
 
+/// A process that is being started beside this has all that was open, for a moment: a port that
+/// was given up may not be free at once.
+async fn bind(address: SocketAddr) -> TcpListener {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(error) => assert!(Instant::now() < deadline, "{address}: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
 async fn connection(
-    client: TcpStream,
+    mut client: TcpStream,
     target: SocketAddr,
     mut state: watch::Receiver<State>,
     open: Arc<AtomicUsize>,
@@ -168,15 +181,16 @@ async fn connection(
         return;
     }
     // Where nobody is there, the client finds its connection closed.
-    let Ok(server) = TcpStream::connect(target).await else { return };
+    let Ok(mut server) = TcpStream::connect(target).await else { return };
     for stream in [&client, &server] {
         stream.set_nodelay(true).unwrap();
         // What is closed is reset; a direction that ends in peace was shut down before.
         SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
     }
     open.fetch_add(1, Ordering::SeqCst);
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
+    // Borrowed halves: owned ones would say good-bye when they are dropped.
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
     let there = direction(from_client, to_server, state.clone(), |state| state.to_server, None);
     let back = direction(
         from_server,
@@ -195,8 +209,8 @@ async fn connection(
 
 /// One direction, until it ends: by the sender, by a half-close, or by an error.
 async fn direction(
-    from: OwnedReadHalf,
-    to: OwnedWriteHalf,
+    from: ReadHalf<'_>,
+    to: WriteHalf<'_>,
     state: watch::Receiver<State>,
     way: fn(&State) -> Way,
     half_closes: Option<u64>,
@@ -219,7 +233,7 @@ async fn direction(
     tokio::join!(reader, write(to, waiting, state, way));
 }
 
-async fn read(mut from: OwnedReadHalf, line: mpsc::Sender<(Instant, Vec<u8>)>) {
+async fn read(mut from: ReadHalf<'_>, line: mpsc::Sender<(Instant, Vec<u8>)>) {
     loop {
         let mut chunk = vec![0; CHUNK];
         match from.read(&mut chunk).await {
@@ -233,7 +247,7 @@ async fn read(mut from: OwnedReadHalf, line: mpsc::Sender<(Instant, Vec<u8>)>) {
 }
 
 async fn write(
-    mut to: OwnedWriteHalf,
+    mut to: WriteHalf<'_>,
     mut waiting: mpsc::Receiver<(Instant, Vec<u8>)>,
     mut state: watch::Receiver<State>,
     way: fn(&State) -> Way,

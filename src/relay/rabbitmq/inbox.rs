@@ -19,6 +19,8 @@ use super::refusal::Fault;
 use super::topology::{self, NODES_EXCHANGE};
 
 /// Batches under way.
+/// What comes a second time is a duplicate, whatever was said of it.
+const ANY_AGAIN: bool = true;
 const PREFETCH: u16 = 256;
 /// Deliveries per ack.
 const BURST: usize = 64;
@@ -158,7 +160,7 @@ impl Inbox {
             BATCH => {
                 let node = properties.reply_to().clone()?;
                 let id = Ulid::from(u128::from(number));
-                if self.recent.note(epoch.as_str(), id, true, Instant::now()) {
+                if self.recent.note(epoch.as_str(), id, ANY_AGAIN, Instant::now()) {
                     self.nodes.shared.counters.duplicates.add(1);
                 } else {
                     split(data.into()).into_iter().for_each(|body| self.nodes.received(body));

@@ -101,12 +101,12 @@ pub(super) fn not_accepted() -> Refusal {
 /// It waited for RabbitMQ too long. `is_refused`: which does not let this relay in, and will not
 /// before somebody has looked after it.
 pub(super) fn outage(is_refused: bool) -> Refusal {
-    let body = if is_refused {
-        "RabbitMQ refuses this server; its operator knows why.\n"
+    let (message, body) = if is_refused {
+        ("Broker refuses this server", "Its operator finds the reason in the log.\n")
     } else {
-        "RabbitMQ did not answer in time.\n"
+        ("Broker not available", "RabbitMQ did not answer in time.\n")
     };
-    Refusal::new(RefusalKind::Outage, "Broker not available", body)
+    Refusal::new(RefusalKind::Outage, message, body)
 }
 
 /// The queue is on a node that is away.

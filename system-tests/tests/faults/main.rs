@@ -2,7 +2,8 @@
 //! it cost. All rows run side by side where they need not have a RabbitMQ to themselves.
 //!
 //! It is its own harness, because the rows share servers and end in one table. Arguments that are
-//! no options name the rows to run. `FAULTS=long` lets faults last and writes docs/faults.md.
+//! no options name the rows to run. `FAULTS=long` lets faults last; any `FAULTS` writes
+//! docs/faults.md.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "in tests a panic is how to fail")]
 #![allow(clippy::print_stdout, reason = "the numbers of a run are worth reading")]
@@ -158,7 +159,8 @@ fn main() -> ExitCode {
         rows.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
-    let pace = Pace { is_long: std::env::var("FAULTS").is_ok_and(|value| value == "long") };
+    let mode = std::env::var("FAULTS").ok();
+    let pace = Pace { is_long: mode.as_deref() == Some("long") };
     println!("\nrunning {} rows", rows.len());
     let began = Instant::now();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
@@ -180,8 +182,11 @@ fn main() -> ExitCode {
         }
     }
     println!("\n{}", report::table(&reports));
-    if pace.is_long && failed == 0 && wanted.is_empty() {
-        report::write(&reports);
+    if let Some(mode) = &mode
+        && failed == 0
+        && wanted.is_empty()
+    {
+        report::write(&reports, mode);
     }
     let result = if failed == 0 { "ok" } else { "FAILED" };
     println!(

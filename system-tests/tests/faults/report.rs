@@ -74,7 +74,7 @@ pub(crate) fn table(rows: &[(&str, Report)]) -> String {
 const ABOUT: &str = "\
 # What a fault of RabbitMQ costs
 
-Written by `make faults`; do not edit. Each row is a fault that was made for real while senders
+Written by `make faults` (a long run) or `FAULTS=short make faults`; do not edit. Each row is a fault that was made for real while senders
 sent `persistent:true` to `/queue` and `/user` with receipts, readers read with and without acks,
 and others listened to topics, through the built relay. `errors.outage` is `message`, the default.
 
@@ -92,7 +92,7 @@ and others listened to topics, through the built relay. `errors.outage` is `mess
 ";
 
 /// Writes docs/faults.md.
-pub(crate) fn write(rows: &[(&str, Report)]) {
+pub(crate) fn write(rows: &[(&str, Report)], mode: &str) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let text = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).current_dir(root).output().unwrap();
@@ -100,6 +100,9 @@ pub(crate) fn write(rows: &[(&str, Report)]) {
     };
     let commit = text("git", &["rev-parse", "--short", "HEAD"]);
     let date = text("date", &["-u", "+%d %B %Y, %H:%M UTC"]);
-    let page = format!("{ABOUT}{date}, commit {commit}, RabbitMQ 3.10.8.\n\n{}", table(rows));
+    let page = format!(
+        "{ABOUT}{date}, commit {commit}, RabbitMQ 3.10.8, a {mode} run.\n\n{}",
+        table(rows)
+    );
     std::fs::write(root.join("docs/faults.md"), page).unwrap();
 }

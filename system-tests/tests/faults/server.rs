@@ -86,7 +86,7 @@ pub(crate) async fn memory_alarm(rabbit: Arc<RabbitMqServer>, pace: Pace) -> Rep
 
 pub(crate) async fn disk_alarm(rabbit: Arc<RabbitMqServer>, pace: Pace) -> Report {
     let alarm = |level: &'static str| ["set_disk_free_limit", level, ""];
-    an_alarm(rabbit, pace, "disk", alarm("100TB"), alarm("50MB")).await
+    an_alarm(rabbit, pace, "disk", alarm("100000GB"), alarm("50MB")).await
 }
 
 /// Senders wait; who reads gets what is there.

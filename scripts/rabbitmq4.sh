@@ -15,6 +15,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=target/rabbitmq4
 scratch=
 
+# What its plugin does there: it declares transient queues, which that config refuses.
+skipped_in() { # suite
+    case $1 in
+    trixie) echo "--skip topics_both_ways_with_the_plugin --skip plugin_and_relay_show_the_same_message" ;;
+    esac
+}
+
 config_of() { # suite
     case $1 in
     trixie) echo "deprecated_features.permit.transient_nonexcl_queues = false" ;;
@@ -89,9 +96,9 @@ for suite in "${suites[@]}"; do
     name="RabbitMQ $(version "$suite") ($suite)"
     echo "== $name"
     # Where RabbitMQ's own plugins differ is listed for 3.10.8 alone.
-    # shellcheck disable=SC2086
+    # shellcheck disable=SC2046,SC2086
     inside "$suite" cargo test --workspace --locked --no-fail-fast "${words[@]}" -- \
-        --skip rabbitmq_plugins ${FILTER:-} \
+        --skip rabbitmq_plugins $(skipped_in "$suite") ${FILTER:-} \
         2>&1 | tee "target/test-logs/rabbitmq4-$suite.log" || failed+=("$name")
 done
 [ "${#failed[@]}" -eq 0 ] || { printf 'failed: %s\n' "${failed[@]}" && exit 1; }

@@ -92,14 +92,26 @@ bench: ## measure relay, RabbitMQ and floors (25 minutes, a quiet machine); writ
 bench-quick: ## the same, shorter: one round in two minutes
 	@exec scripts/bench.sh quick
 
+bench-rabbitmq: ## measure RabbitMQ with and without the relay (20 minutes, quiet); docs/rabbitmq-cost.md
+	@exec scripts/bench-rabbitmq.sh full
+
+bench-rabbitmq-quick: ## the same, shorter: one round in two minutes
+	@exec scripts/bench-rabbitmq.sh quick
+
 instructions: ## count the instructions of the message path and compare them with the baseline
 	@scripts/need.sh cargo cc valgrind
 	cargo build --release --locked -p benches
 	target/release/instructions
 
-.PHONY: bench bench-quick instructions
+.PHONY: bench bench-quick bench-rabbitmq bench-rabbitmq-quick instructions
 
 faults: build ## break RabbitMQ in every way of docs/faults.md for longer, and write that page (8 minutes)
 	FAULTS=$(or $(FAULTS),long) cargo test --workspace --locked --test rabbitmq-faults
 
-.PHONY: faults
+# sid has 4.3 or later, trixie 4.0.
+SUITES ?=
+
+rabbitmq4: ## the tests with RabbitMQ against later versions (root; SUITES=sid TESTS=relay FRESH=1)
+	@exec env FRESH='$(FRESH)' TESTS='$(TESTS)' FILTER='$(FILTER)' scripts/rabbitmq4.sh $(SUITES)
+
+.PHONY: faults rabbitmq4

@@ -4,25 +4,31 @@
 #
 #   scripts/rabbitmq.sh start DIR    prints what DIR/env then holds: AMQP_URL, ports, PID
 #   scripts/rabbitmq.sh stop DIR     ends it; the folder stays
+#   scripts/rabbitmq.sh ctl DIR ...  rabbitmqctl
 #
-# STOMP and Web STOMP are on. The account is guest/guest.
+# STOMP and Web STOMP are on. The account is guest/guest. With RABBITMQ_ROOT it is that of a
+# Debian in that folder, see scripts/rabbitmq4.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/lib.sh
 
 usage() {
-    sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
+    sed -n '2,10s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2
     exit 2
 }
 
 find_server() {
     local path
     for path in /usr/lib/rabbitmq/bin/rabbitmq-server /opt/rabbitmq/sbin/rabbitmq-server; do
-        [ -x "$path" ] && echo "$path" && return 0
+        [ -x "${RABBITMQ_ROOT:-}$path" ] && echo "$path" && return 0
     done
     echo "RabbitMQ is not installed; on Debian: apt-get install rabbitmq-server" >&2
     return 1
 }
+
+# A program of that RabbitMQ.
+program=(env)
+[ -z "${RABBITMQ_ROOT:-}" ] || program=(chroot "$RABBITMQ_ROOT")
 
 write_config() { # dir amqp stomp web
     cat >"$1/rabbitmq.conf" <<CONF
@@ -44,7 +50,7 @@ launch() ( # dir server amqp dist epmd
     dir=$1 server=$2 amqp=$3 dist=$4 epmd=$5
     export STOMP_RELAY_SERVER_DIR=$dir HOME=$dir ERL_EPMD_PORT=$epmd ERL_EPMD_ADDRESS=127.0.0.1
     unset NOTIFY_SOCKET
-    setsid epmd -port "$epmd" -address 127.0.0.1 </dev/null >"$dir/log/epmd" 2>&1 &
+    setsid "${program[@]}" epmd -port "$epmd" -address 127.0.0.1 </dev/null >"$dir/log/epmd" 2>&1 &
     echo $! >"$dir/epmd.pid"
     wait_until 10 port_open "$epmd" || return 1
     # RABBITMQ_ALLOW_INPUT makes the start script become the Erlang VM: one process, one pid.
@@ -58,7 +64,7 @@ launch() ( # dir server amqp dist epmd
         RABBITMQ_PLUGINS_EXPAND_DIR=$dir/plugins RABBITMQ_PID_FILE=$dir/vm.pid \
         RABBITMQ_ALLOW_INPUT=1 RABBITMQ_SERVER_START_ARGS=-noinput \
         RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1} +sbwt none" \
-        setsid "$server" </dev/null >"$dir/log/stdout" 2>&1 &
+        setsid "${program[@]}" "$server" </dev/null >"$dir/log/stdout" 2>&1 &
     echo $! >"$dir/pid"
 )
 
@@ -90,6 +96,7 @@ STOMP_PORT=$stomp
 WEB_STOMP_PORT=$web
 RABBITMQ_NODENAME=relay-$amqp@localhost
 RABBITMQ_PID=$pid
+EPMD_PORT=$epmd
 ENV
             cat "$dir/env"
             return 0
@@ -119,9 +126,20 @@ stop() {
     rm -f "$dir/env"
 }
 
-[ $# -eq 2 ] || usage
+ctl() { # dir arguments...
+    local dir name epmd
+    dir=$(cd "$1" && pwd)
+    name=$(sed -n 's/^RABBITMQ_NODENAME=//p' "$dir/env")
+    epmd=$(sed -n 's/^EPMD_PORT=//p' "$dir/env")
+    shift
+    HOME=$dir ERL_EPMD_PORT=$epmd RABBITMQ_NODENAME=$name \
+        RABBITMQ_CONF_ENV_FILE=$dir/rabbitmq-env.conf "${program[@]}" "${server%/*}/rabbitmqctl" -q "$@"
+}
+
+[ $# -ge 2 ] || usage
 case $1 in
-start) start "$2" ;;
-stop) stop "$2" ;;
+start) [ $# -eq 2 ] && start "$2" ;;
+stop) [ $# -eq 2 ] && stop "$2" ;;
+ctl) server=$(find_server) && shift && ctl "$@" ;;
 *) usage ;;
 esac

@@ -1,7 +1,7 @@
 //! A message on its way, and what one subscriber gets of it.
 
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
@@ -21,7 +21,7 @@ const BODY_ENCODING: &str = "x-body-encoding";
 pub struct Message {
     pub destination: Destination,
     /// The `destination` header of the MESSAGE.
-    pub shown: String,
+    pub shown: Arc<str>,
     /// The sender's headers that pass, without `destination` and `content-length`.
     pub headers: Headers,
     pub body: Bytes,
@@ -69,7 +69,7 @@ impl Tail {
 
 impl Message {
     #[must_use]
-    pub fn new(destination: Destination, shown: String, headers: Headers, body: Bytes) -> Self {
+    pub fn new(destination: Destination, shown: Arc<str>, headers: Headers, body: Bytes) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(1);
         Self {
             destination,

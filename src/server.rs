@@ -236,6 +236,7 @@ async fn open_broker(config: &Config, node: &str) -> Result<Broker, StartError> 
                 node_id: node.to_owned(),
                 unroutable: relay.unroutable,
                 queue_deleted: relay.queue_deleted,
+                queue_type: relay.queue_type,
                 outage_messages: relay.outage.messages,
                 outage_bytes: relay.outage.bytes,
                 outage_time: relay.outage.time,

@@ -304,6 +304,11 @@ fn relay(s: &mut Settings) -> RelayConfig {
     };
     RelayConfig {
         allow_names,
+        queue_type: choice(
+            s,
+            "relay.queue_type",
+            &[("classic", QueueType::Classic), ("quorum", QueueType::Quorum)],
+        ),
         queue_deleted: choice(
             s,
             "relay.queue_deleted",

@@ -220,6 +220,7 @@ pub(super) const KEYS: &[Key] = &[
         Kind::List,
         "none; --dev: amq.topic, amq.direct, amq.fanout, amq.headers",
     ),
+    key("relay.queue_type", Kind::Choice(&["classic", "quorum"]), "classic"),
     key("relay.queue_deleted", Kind::Choice(&["redeclare", "refuse"]), "redeclare"),
     key("relay.unroutable", Kind::Choice(&["error", "keep"]), "error"),
     key("relay.outage.messages", count(0, MANY), "10000"),

@@ -9,6 +9,7 @@ use url::Url;
 
 use crate::auth::secret::Secret;
 pub use crate::http::{AddressRange, SockJsConfig, SockJsTransport};
+pub use crate::relay::origin::QueueType;
 pub use crate::relay::rabbitmq::{QueueDeleted, Unroutable};
 pub use crate::session::{Errors, OnError};
 use crate::user as unread;
@@ -72,6 +73,8 @@ pub enum EndpointAuth {
 pub struct RelayConfig {
     /// Queues and exchanges with reserved names that clients reach, where a rule lets them.
     pub allow_names: Vec<String>,
+    /// What `/queue/N` is on RabbitMQ, where its headers do not say.
+    pub queue_type: QueueType,
     pub queue_deleted: QueueDeleted,
     pub unroutable: Unroutable,
     pub outage: OutageConfig,

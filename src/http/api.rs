@@ -173,7 +173,7 @@ fn message_of(stored: &Stored) -> UnreadMessage {
     UnreadMessage {
         id: id.to_string(),
         x_id: message.x_id.map(|id| id.to_string()),
-        destination: message.shown.clone(),
+        destination: message.shown.to_string(),
         headers,
         body,
         body_encoding,

@@ -56,7 +56,7 @@ pub(super) fn rebuild(parts: Parts, body: Bytes) -> Arc<Message> {
     let Parts { user, target, headers, persistent, x_id } = parts;
     let destination = Destination::User(UserDestination { user, target });
     let shown = destination.to_string();
-    let mut message = Message::new(destination, shown, headers, body);
+    let mut message = Message::new(destination, shown.into(), headers, body);
     message.persistent = persistent;
     message.x_id = x_id;
     Arc::new(message)
@@ -143,7 +143,7 @@ mod tests {
                 from_bytes(7, &user, to_bytes(&message, "queue/a/b%", -5)).expect("readable");
             assert_eq!((stored.id, stored.created_at), (7, -5));
             assert_eq!(stored.message.destination, message.destination);
-            assert_eq!(stored.message.shown, "/user/queue/a%2Fb%25");
+            assert_eq!(&*stored.message.shown, "/user/queue/a%2Fb%25");
             assert_eq!(stored.message.headers, headers);
             assert_eq!(stored.message.body, body);
             assert_eq!((stored.message.persistent, stored.message.x_id), (persistent, x_id));

@@ -421,7 +421,7 @@ mod tests {
     fn entry(bytes: usize) -> Entry {
         let destination = Destination::for_send("/topic/a").unwrap();
         let body = Bytes::from(vec![b'x'; bytes]);
-        let message = Message::new(destination, String::new(), Headers::default(), body);
+        let message = Message::new(destination, "".into(), Headers::default(), body);
         Entry::Shared { message: Arc::new(message), subscription: 1 }
     }
 

@@ -40,6 +40,49 @@ pub struct QueueOrigin {
     pub declare: Option<Declaration>,
     /// What it is bound to: a topic or an exchange.
     pub binding: Option<Destination>,
+    pub consumer: ConsumerArguments,
+}
+
+/// What a consumer of a queue says beside its prefetch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConsumerArguments {
+    /// Those with a higher one are served first.
+    pub priority: Option<i32>,
+    /// Of a stream: where to begin.
+    pub stream_offset: Option<StreamOffset>,
+    /// Of a stream: only messages with one of these values.
+    pub stream_filter: Vec<Arc<str>>,
+    /// And those without any.
+    pub match_unfiltered: Option<bool>,
+}
+
+/// `x-stream-offset`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamOffset {
+    First,
+    Last,
+    Next,
+    Offset(u64),
+    /// Seconds since 1970.
+    Timestamp(u64),
+}
+
+impl StreamOffset {
+    fn parse(text: &str) -> Option<Self> {
+        // What AMQP can say.
+        let number = |text: &str| text.parse().ok().filter(|number| i64::try_from(*number).is_ok());
+        match text.split_once('=') {
+            None => match text {
+                "first" => Some(Self::First),
+                "last" => Some(Self::Last),
+                "next" => Some(Self::Next),
+                _ => None,
+            },
+            Some(("offset", text)) => number(text).map(Self::Offset),
+            Some(("timestamp", text)) => number(text).map(Self::Timestamp),
+            Some(_) => None,
+        }
+    }
 }
 
 /// Where a subscription is, as far as it matters for ending it.
@@ -135,6 +178,8 @@ pub struct QueueHeaders {
     /// `x-queue-name`.
     pub name: Option<Arc<str>>,
     pub arguments: Arguments,
+    /// Of a SUBSCRIBE.
+    pub consumer: ConsumerArguments,
 }
 
 /// A header that has a value it cannot have.
@@ -154,6 +199,7 @@ impl QueueHeaders {
         let mut read = Self::of_send(headers)?;
         // The older name; in a SEND it is about the message.
         read.durable = read.durable.or_else(|| flag(headers, "persistent"));
+        read.consumer = consumer(headers)?;
         Ok(read)
     }
 
@@ -185,6 +231,7 @@ impl QueueHeaders {
             auto_delete: flag(headers, "auto-delete"),
             exclusive: flag(headers, "exclusive"),
             name: text("x-queue-name"),
+            consumer: ConsumerArguments::default(),
             arguments: Arguments {
                 dead_letter_exchange: text("x-dead-letter-exchange"),
                 dead_letter_routing_key: text("x-dead-letter-routing-key"),
@@ -201,10 +248,15 @@ impl QueueHeaders {
         })
     }
 
-    /// Whether none of them is there.
+    /// Whether none of them is there. What a consumer says makes no queue: where it is the only
+    /// one, there is none to be served before.
     #[must_use]
     pub fn is_plain(&self) -> bool {
-        *self == Self::default()
+        let Self { durable, auto_delete, exclusive, name, arguments, consumer: _ } = self;
+        let flags = [durable, auto_delete, exclusive];
+        flags.iter().all(|flag| flag.is_none())
+            && name.is_none()
+            && *arguments == Arguments::default()
     }
 
     /// How `/queue/N` is declared with them.
@@ -229,6 +281,28 @@ impl QueueHeaders {
             arguments: self.arguments.clone(),
         }
     }
+}
+
+fn consumer(headers: &Headers) -> Result<ConsumerArguments, BadQueueHeader> {
+    fn read<T>(
+        headers: &Headers,
+        name: &'static str,
+        takes: &'static str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Result<Option<T>, BadQueueHeader> {
+        let Some(text) = headers.get(name) else { return Ok(None) };
+        parse(text).map(Some).ok_or(BadQueueHeader { name, takes })
+    }
+    let offset = "first, last, next, offset=NUMBER or timestamp=SECONDS";
+    let filter = headers.get("x-stream-filter").unwrap_or_default();
+    Ok(ConsumerArguments {
+        priority: read(headers, "x-priority", "a number", |text| text.parse().ok())?,
+        stream_offset: read(headers, "x-stream-offset", offset, StreamOffset::parse)?,
+        stream_filter: filter.split(',').filter(|one| !one.is_empty()).map(Arc::from).collect(),
+        match_unfiltered: read(headers, "x-stream-match-unfiltered", "true or false", |text| {
+            text.parse().ok()
+        })?,
+    })
 }
 
 /// As the plugin has it: anything but these is as if it were not there.
@@ -259,8 +333,12 @@ pub fn origin(
     headers: &QueueHeaders,
     own: OwnName<'_>,
 ) -> Option<Origin> {
-    let there =
-        |queue: &Arc<str>| QueueOrigin { queue: queue.clone(), declare: None, binding: None };
+    let there = |queue: &Arc<str>| QueueOrigin {
+        queue: queue.clone(),
+        declare: None,
+        binding: None,
+        consumer: headers.consumer.clone(),
+    };
     let queue = match destination {
         Destination::Queue(name) => QueueOrigin { declare: Some(headers.queue()), ..there(name) },
         Destination::AmqQueue(name) | Destination::ReplyQueue(name) => there(name),
@@ -273,6 +351,7 @@ pub fn origin(
                 queue: named.unwrap_or_else(|| own_queue(destination, headers, own)),
                 declare: Some(headers.own()),
                 binding: Some(destination.clone()),
+                consumer: headers.consumer.clone(),
             }
         }
         Destination::User(_) | Destination::App(_) => return None,
@@ -346,7 +425,7 @@ mod tests {
             None => "none".into(),
             Some(Origin::Fanout(destination)) => format!("fan-out {destination}"),
             Some(Origin::Queue(origin)) => {
-                let QueueOrigin { queue, declare, binding } = *origin;
+                let QueueOrigin { queue, declare, binding, .. } = *origin;
                 let flag = |is: bool, letter| if is { letter } else { "-" };
                 let declare = declare.map_or("not declared".into(), |d| {
                     flag(d.durable, "D").to_owned()
@@ -385,6 +464,52 @@ mod tests {
         ];
         for (text, ack, headers, expected) in cases {
             assert_eq!(shown(text, ack, headers), expected, "{text} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_consumer_says() {
+        use StreamOffset as S;
+        for (text, expected) in [
+            ("first", Some(S::First)),
+            ("last", Some(S::Last)),
+            ("next", Some(S::Next)),
+            ("offset=0", Some(S::Offset(0))),
+            ("offset=9223372036854775807", Some(S::Offset(i64::MAX.unsigned_abs()))),
+            ("offset=9223372036854775808", None),
+            ("timestamp=1700000000", Some(S::Timestamp(1_700_000_000))),
+            ("offset=-1", None),
+            ("offset=", None),
+            ("offset", None),
+            ("First", None),
+            ("5", None),
+            ("", None),
+        ] {
+            assert_eq!(StreamOffset::parse(text), expected, "{text}");
+        }
+        let headers = read(&[
+            ("x-priority", "-3"),
+            ("x-stream-filter", "a,,b"),
+            ("x-stream-match-unfiltered", "true"),
+        ]);
+        assert!(headers.is_plain());
+        let expected = ConsumerArguments {
+            priority: Some(-3),
+            stream_offset: None,
+            stream_filter: vec!["a".into(), "b".into()],
+            match_unfiltered: Some(true),
+        };
+        assert_eq!(headers.consumer, expected);
+        for (name, value) in [
+            ("x-priority", "high"),
+            ("x-priority", "2147483648"),
+            ("x-stream-offset", "now"),
+            ("x-stream-match-unfiltered", "yes"),
+        ] {
+            let headers: Headers = [(name, value)].into_iter().collect();
+            assert_eq!(QueueHeaders::of_subscribe(&headers).unwrap_err().name, name, "{value}");
+            // Of a SEND they mean nothing.
+            assert!(QueueHeaders::of_send(&headers).is_ok());
         }
     }
 

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::mailbox::{Entry, Mailbox, SubscriptionNumber, Token};
+use super::mailbox::{Entry, Mailbox, SubscriptionNumber};
 use super::words::{Bucket, Words};
 use crate::destination::Topic;
 use crate::message::Message;
@@ -68,15 +68,15 @@ impl Topics {
 
     /// The same for several messages: a mailbox is locked and its session woken once. Returns one
     /// that the sender should wait for, where there is one.
-    pub fn publish_together(
+    pub fn publish_together<'a>(
         &self,
         key: &str,
-        messages: &[(Token, Arc<Message>)],
+        messages: &(impl Iterator<Item = &'a Arc<Message>> + Clone),
     ) -> Option<Arc<Mailbox>> {
         let mut crowded = None;
         self.words.look_up(key, |group| {
             for Member { mailbox, subscription } in &group.members {
-                let entries = messages.iter().map(|(_, message)| Entry::Shared {
+                let entries = messages.clone().map(|message| Entry::Shared {
                     message: message.clone(),
                     subscription: *subscription,
                 });
@@ -155,7 +155,7 @@ mod tests {
 
     fn message() -> Arc<Message> {
         let destination = Destination::for_send("/topic/x").unwrap();
-        Arc::new(Message::new(destination, String::new(), Headers::default(), Bytes::new()))
+        Arc::new(Message::new(destination, "".into(), Headers::default(), Bytes::new()))
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use crate::destination::Topic;
@@ -22,6 +23,8 @@ pub(super) struct Words<B> {
     hasher: RandomState,
     exact: Vec<RwLock<HashMap<Arc<str>, B>>>,
     patterns: RwLock<Node<B>>,
+    /// Whether there are patterns: where there are none, nobody meets at their lock.
+    has_patterns: AtomicBool,
 }
 
 /// A node of the trie: one word of a pattern leads to the next.
@@ -47,6 +50,7 @@ impl<B: Bucket> Words<B> {
             hasher: RandomState::new(),
             exact: (0..SHARDS).map(|_| RwLock::default()).collect(),
             patterns: RwLock::default(),
+            has_patterns: AtomicBool::new(false),
         }
     }
 
@@ -56,6 +60,8 @@ impl<B: Bucket> Words<B> {
             let mut root = self.patterns.write().unwrap_or_else(PoisonError::into_inner);
             let words: Vec<&str> = topic.key().split('.').collect();
             root.change(&words, change);
+            // Who was told that the pattern is there looks for it from then on.
+            self.has_patterns.store(!root.is_empty(), Ordering::Release);
         } else if let Some(shard) = self.shard(topic.key()) {
             let mut shard = shard.write().unwrap_or_else(PoisonError::into_inner);
             let bucket = shard.entry(topic.key().clone()).or_default();
@@ -75,13 +81,14 @@ impl<B: Bucket> Words<B> {
                 found(bucket);
             }
         }
-        let root = self.patterns.read().unwrap_or_else(PoisonError::into_inner);
-        if !root.is_empty() {
-            let words: Vec<&str> = key.split('.').collect();
-            let mut search = Search { found: Vec::new(), entered: HashSet::new() };
-            search.visit(&root, &words);
-            search.found.into_iter().for_each(found);
+        if !self.has_patterns.load(Ordering::Acquire) {
+            return;
         }
+        let root = self.patterns.read().unwrap_or_else(PoisonError::into_inner);
+        let words: Vec<&str> = key.split('.').collect();
+        let mut search = Search { found: Vec::new(), entered: HashSet::new() };
+        search.visit(&root, &words);
+        search.found.into_iter().for_each(found);
     }
 
     fn shard(&self, key: &str) -> Option<&RwLock<HashMap<Arc<str>, B>>> {

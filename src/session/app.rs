@@ -215,7 +215,7 @@ impl Session {
 fn shown_as(message: &Message, shown: &str) -> Arc<Message> {
     let destination: Destination = message.destination.clone();
     let mut copy =
-        Message::new(destination, shown.to_owned(), message.headers.clone(), message.body.clone());
+        Message::new(destination, shown.into(), message.headers.clone(), message.body.clone());
     copy.persistent = message.persistent;
     copy.x_id = message.x_id;
     Arc::new(copy)

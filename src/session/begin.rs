@@ -5,8 +5,9 @@ use crate::stomp::{Command, Headers};
 
 use super::action::Action;
 use super::error::Violation;
-use super::machine::{Context, Session, Waiting};
+use super::machine::{Context, Session};
 use super::transactions::{Full, Step};
+use super::waiting::Waiting;
 
 impl Session {
     /// Adds a step to a transaction; what does not fit aborts it and is refused (`false`).

@@ -5,6 +5,7 @@
 //! to come to it, so it waits for the binding; a queue of answers has to have a name before
 //! anybody is told of it.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::relay::error::{Refusal, RefusalKind};
@@ -12,8 +13,9 @@ use crate::relay::mailbox::SubscriptionNumber;
 use crate::stomp::{Command, Frame};
 
 use super::action::Action;
-use super::machine::{BrokerKind, Context, Session, Waiting};
+use super::machine::{BrokerKind, Context, Session};
 use super::subscriptions::Feed;
+use super::waiting::Waiting;
 
 /// A frame, before which nothing else is taken.
 #[derive(Debug)]
@@ -60,7 +62,7 @@ impl Session {
     }
 
     fn is_subscribing(&self) -> bool {
-        self.waiting.values().any(|waiting| matches!(waiting, Waiting::Subscribe { .. }))
+        self.waiting.iter().any(|(_, waiting)| matches!(waiting, Waiting::Subscribe { .. }))
     }
 
     pub(super) fn hold(&mut self, frame: Frame, until: Until, now: Instant) {
@@ -75,11 +77,11 @@ impl Session {
     /// whatever ends it.
     pub(super) fn answer_early(&mut self, number: SubscriptionNumber, out: &mut Vec<Action>) {
         let found = self.waiting.iter().find_map(|(token, waiting)| match waiting {
-            Waiting::Subscribe { subscription, .. } if *subscription == number => Some(*token),
+            Waiting::Subscribe { subscription, .. } if *subscription == number => Some(token),
             _ => None,
         });
         if let Some(token) = found
-            && let Some(Waiting::Subscribe { context, .. }) = self.waiting.remove(&token)
+            && let Some(Waiting::Subscribe { context, .. }) = self.waiting.remove(token)
         {
             self.receipt(context.receipt, None, out);
         }
@@ -114,7 +116,7 @@ impl Session {
         let text = |name: &str| held.frame.headers.get(name).map(str::to_owned);
         let context = Context {
             command: held.frame.command,
-            destination: text("destination"),
+            destination: text("destination").map(Arc::from),
             id: None,
             receipt: text("receipt"),
         };

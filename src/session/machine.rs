@@ -8,7 +8,6 @@
 //!    +-------- violation, refusal, deadline -----+----------> Over <------------+
 //! ```
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +28,7 @@ use super::liveness::{Liveness, Wire};
 use super::send::Sent;
 use super::subscriptions::Subscriptions;
 use super::transactions::Transactions;
+use super::waiting::{Requests, Waiting};
 
 /// A DISCONNECT waits so long for what was sent before it.
 const LEAVE_TIME: Duration = Duration::from_secs(5);
@@ -96,30 +96,9 @@ pub(super) enum Phase {
 #[derive(Clone, Debug)]
 pub(super) struct Context {
     pub(super) command: Command,
-    pub(super) destination: Option<String>,
+    pub(super) destination: Option<Arc<str>>,
     pub(super) id: Option<String>,
     pub(super) receipt: Option<String>,
-}
-
-/// What a token stands for.
-#[derive(Debug)]
-pub(super) enum Waiting {
-    Send {
-        context: Context,
-        commit: Option<Token>,
-    },
-    Subscribe {
-        context: Context,
-        subscription: SubscriptionNumber,
-    },
-    Unsubscribe {
-        receipt: String,
-    },
-    /// A COMMIT whose sends are under way.
-    Commit {
-        context: Context,
-        left: usize,
-    },
 }
 
 /// One client's session.
@@ -143,8 +122,7 @@ pub struct Session {
     pub(super) transactions: Transactions,
     /// The SUBSCRIBEs of pages that are on their way.
     pub(super) pages: Vec<(SubscriptionNumber, Context)>,
-    pub(super) waiting: HashMap<Token, Waiting>,
-    next_token: Token,
+    pub(super) waiting: Requests,
     /// A frame before which nothing else is taken.
     pub(super) held: Option<Box<Held>>,
 }
@@ -179,8 +157,7 @@ impl Session {
             acks: Acks::default(),
             transactions: Transactions::default(),
             pages: Vec::new(),
-            waiting: HashMap::new(),
-            next_token: 0,
+            waiting: Requests::default(),
             held: None,
         }
     }
@@ -274,14 +251,14 @@ impl Session {
 
     /// What became of a request.
     pub fn done(&mut self, token: Token, result: Result<Level, Refusal>, out: &mut Vec<Action>) {
-        let Some(waiting) = self.waiting.remove(&token).filter(|_| !self.is_over()) else { return };
+        let Some(waiting) = self.waiting.remove(token).filter(|_| !self.is_over()) else { return };
         match (waiting, result) {
             (Waiting::Send { context, commit: None }, Ok(level)) => {
                 self.receipt(context.receipt, Some(level), out);
             }
             (Waiting::Send { context, commit }, Err(refusal)) => {
                 // The COMMIT of a refused SEND gets no RECEIPT.
-                let waiting = commit.and_then(|commit| self.waiting.remove(&commit));
+                let waiting = commit.and_then(|commit| self.waiting.remove(commit));
                 let context = match waiting {
                     Some(Waiting::Commit { context: commit, .. }) => {
                         Context { receipt: commit.receipt, ..context }
@@ -309,27 +286,22 @@ impl Session {
 
     /// Tables that are empty keep no memory: most sessions are idle most of the time.
     pub(super) fn give_back(&mut self) {
-        if self.waiting.is_empty() {
-            self.waiting = HashMap::new();
-        }
+        self.waiting.give_back();
         self.sent = None;
         self.acks.give_back();
     }
 
     /// Says what is to be known later under the token that is returned.
     pub(super) fn wait(&mut self, waiting: Waiting) -> Token {
-        let token = self.next_token;
-        self.next_token += 1;
-        self.waiting.insert(token, waiting);
-        token
+        self.waiting.add(waiting)
     }
 
     fn committed(&mut self, commit: Token, out: &mut Vec<Action>) {
-        if let Some(Waiting::Commit { context, left }) = self.waiting.get_mut(&commit) {
+        if let Some(Waiting::Commit { context, left }) = self.waiting.get_mut(commit) {
             *left -= 1;
             if *left == 0 {
                 let receipt = context.receipt.take();
-                self.waiting.remove(&commit);
+                self.waiting.remove(commit);
                 self.receipt(receipt, None, out);
             }
         }

@@ -24,6 +24,7 @@ mod settle;
 mod subscribe;
 mod subscriptions;
 mod transactions;
+mod waiting;
 
 pub use action::{Action, After, Outgoing};
 pub use error::{Errors, OnError, Violation};

@@ -157,7 +157,7 @@ mod tests {
 
     fn message() -> Arc<Message> {
         let destination = Destination::for_send("/user/bob/queue/x").unwrap();
-        Arc::new(Message::new(destination, String::new(), Headers::default(), Bytes::new()))
+        Arc::new(Message::new(destination, "".into(), Headers::default(), Bytes::new()))
     }
 
     #[test]

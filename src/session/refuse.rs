@@ -100,7 +100,7 @@ fn error_message(
         "kind": kind,
         "message": refusal.message,
         "command": context.command.name(),
-        "destination": context.destination,
+        "destination": context.destination.as_deref(),
         "id": context.id,
         "receipt": context.receipt,
     });

@@ -17,10 +17,11 @@ use crate::user::ReadRequest;
 
 use super::action::Action;
 use super::error::{Violation, code};
-use super::machine::{BrokerKind, Context, Session, Waiting};
+use super::machine::{BrokerKind, Context, Session};
 use super::reply::ReplyTo;
 use super::subscribe::bad_queue_header;
 use super::transactions::Step;
+use super::waiting::Waiting;
 
 /// Headers of a SEND that its MESSAGE does not have: they are the server's own, or would mean
 /// something to RabbitMQ that no client may say.
@@ -61,10 +62,13 @@ const SHORT: [&str; 8] = [
 const NUMBERS: [&str; 3] = ["priority", "expiration", "timestamp"];
 
 /// A destination that the session may send to, and what it is: who sends mostly sends there again.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Sent {
-    text: String,
+    /// As the client writes it.
+    text: Arc<str>,
     destination: Destination,
+    /// As a MESSAGE has it.
+    shown: Arc<str>,
 }
 
 /// A SEND that was judged and may be done.
@@ -76,8 +80,8 @@ pub(super) struct Sending {
 
 #[derive(Debug)]
 enum Target {
-    Broker { message: Message, declare: Option<Box<Declaration>> },
-    User { message: Message, never: bool },
+    Broker { message: Arc<Message>, declare: Option<Box<Declaration>> },
+    User { message: Arc<Message>, never: bool },
     Read(ReadRequest),
 }
 
@@ -94,9 +98,11 @@ impl Session {
                 "\"SEND\" must include a 'destination' header\n",
             ));
         };
+        let known = self.sent.as_deref().filter(|sent| &*sent.text == text).cloned();
+        let text = known.as_ref().map_or_else(|| Arc::from(text), |sent| sent.text.clone());
         let context = Context {
             command: Command::Send,
-            destination: Some(text.to_owned()),
+            destination: Some(text),
             id: None,
             receipt: frame.headers.get("receipt").map(str::to_owned),
         };
@@ -116,8 +122,6 @@ impl Session {
         }
         let queue = QueueHeaders::of_send(&frame.headers).map_err(bad_queue_header)?;
         let size = frame.body.len() + frame.headers.text_len();
-        let known = self.sent.as_deref().filter(|sent| sent.text == text);
-        let known = known.map(|sent| sent.destination.clone());
         let is_new = known.is_none();
         let judged = self.reply_to(&frame.headers).and_then(|reply_to| {
             let shown = match &reply_to {
@@ -167,16 +171,16 @@ impl Session {
         &self,
         headers: &Headers,
         body: Bytes,
-        known: Option<Destination>,
+        known: Option<Sent>,
         queue: &QueueHeaders,
         reply_to: Option<&str>,
         context: Context,
     ) -> Result<Sending, Refusal> {
         let text = context.destination.as_deref().unwrap_or_default();
         let body = detached(body);
-        let destination = match known {
-            Some(destination) => destination,
-            None => self.destination(text)?,
+        let (destination, shown) = match known {
+            Some(Sent { destination, shown, .. }) => (destination, Some(shown)),
+            None => (self.destination(text)?, None),
         };
         for name in SHORT {
             if headers.get(name).is_some_and(|value| value.len() > 255) {
@@ -198,10 +202,13 @@ impl Session {
                 let shown = to.to_string();
                 let reply_to = reply_to.map(reply_to_shown);
                 let headers_shown = passing(headers, reply_to.as_deref());
-                let mut message = Message::new(destination, shown, headers_shown, body);
+                let mut message = Message::new(destination, shown.into(), headers_shown, body);
                 message.persistent = headers.get("persistent") == Some("true");
                 message.x_id = Some(Ulid::generate());
-                Target::User { message, never: headers.get("x-unread") == Some("never") }
+                Target::User {
+                    message: Arc::new(message),
+                    never: headers.get("x-unread") == Some("never"),
+                }
             }
             Destination::Queue(_)
             | Destination::AmqQueue(_)
@@ -209,10 +216,10 @@ impl Session {
             | Destination::Topic(_)
             | Destination::Exchange(_) => {
                 // A topic is shown as its sender wrote it, all else by its one name.
-                let shown = match &destination {
-                    Destination::Topic(_) if text.starts_with("/topic/") => text.to_owned(),
-                    other => other.to_string(),
-                };
+                let shown = shown.unwrap_or_else(|| match &destination {
+                    Destination::Topic(_) if text.starts_with("/topic/") => Arc::from(text),
+                    other => Arc::from(other.to_string()),
+                });
                 let declare = match &destination {
                     Destination::Queue(_) if !queue.is_plain() => {
                         self.may_dead_letter(queue)?;
@@ -225,7 +232,7 @@ impl Session {
                 message.persistent = headers.get("persistent") == Some("true");
                 let is_rabbit = self.settings.broker == BrokerKind::RabbitMq;
                 message.x_id = is_rabbit.then(Ulid::generate);
-                Target::Broker { message, declare }
+                Target::Broker { message: Arc::new(message), declare }
             }
         };
         Ok(Sending { target, context })
@@ -278,12 +285,8 @@ impl Session {
         let context = if commit.is_some() { Context { receipt: None, ..context } } else { context };
         let token = self.wait(Waiting::Send { context, commit });
         out.push(match target {
-            Target::Broker { message, declare } => {
-                Action::Publish { token, message: Arc::new(message), declare }
-            }
-            Target::User { message, never } => {
-                Action::SendToUser { token, message: Arc::new(message), never }
-            }
+            Target::Broker { message, declare } => Action::Publish { token, message, declare },
+            Target::User { message, never } => Action::SendToUser { token, message, never },
             Target::Read(ReadRequest { which, request }) => {
                 Action::MarkRead { which, request, token: Some(token) }
             }
@@ -295,10 +298,11 @@ impl Sending {
     /// What is worth remembering of it: rules and login of a session do not change.
     fn sent(&self) -> Option<Box<Sent>> {
         match (&self.target, &self.context.destination) {
-            (Target::Broker { message, .. }, Some(text)) => {
-                let destination = message.destination.clone();
-                Some(Box::new(Sent { text: text.clone(), destination }))
-            }
+            (Target::Broker { message, .. }, Some(text)) => Some(Box::new(Sent {
+                text: text.clone(),
+                destination: message.destination.clone(),
+                shown: message.shown.clone(),
+            })),
             _ => None,
         }
     }

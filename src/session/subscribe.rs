@@ -14,10 +14,11 @@ use crate::user::{ERRORS_TARGET, Replay};
 use super::action::Action;
 use super::app::PAGE;
 use super::error::Violation;
-use super::machine::{BrokerKind, Context, Session, Waiting};
+use super::machine::{BrokerKind, Context, Session};
 use super::reply::TEMP_QUEUE;
 use super::send::{no_application, refusal_of};
 use super::subscriptions::{Feed, Replaying};
+use super::waiting::Waiting;
 
 impl Session {
     pub(super) fn subscribe(
@@ -58,7 +59,7 @@ impl Session {
         }
         let context = Context {
             command: Command::Subscribe,
-            destination: Some(text.to_owned()),
+            destination: Some(text.into()),
             id: id.map(str::to_owned),
             receipt: headers.get("receipt").map(str::to_owned),
         };
@@ -286,7 +287,7 @@ impl Session {
         };
         let context = Context {
             command: Command::Subscribe,
-            destination: Some(subscription.text.clone()),
+            destination: Some(subscription.text.as_str().into()),
             id: subscription.id.clone(),
             receipt: None,
         };

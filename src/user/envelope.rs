@@ -78,7 +78,7 @@ impl Envelope {
         let shown = destination.to_string();
         // A copy, since a message that waits must not hold its whole batch.
         let body = Bytes::copy_from_slice(bytes.get(end + 1..)?);
-        let mut message = Message::new(destination, shown, headers, body);
+        let mut message = Message::new(destination, shown.into(), headers, body);
         message.persistent = head.persistent;
         message.x_id = match head.x_id {
             Some(text) => Some(Ulid::from_string(&text).ok()?),
@@ -102,7 +102,7 @@ mod tests {
             let destination = Destination::User(to.clone());
             let shown = destination.to_string();
             let body = Bytes::from_static(body);
-            let mut message = Message::new(destination, shown, headers.clone(), body);
+            let mut message = Message::new(destination, shown.into(), headers.clone(), body);
             message.persistent = kind == Kind::Pushed;
             message.x_id = (kind != Kind::Notice).then(|| Ulid::from_bytes([9; 16]));
             let message = Arc::new(message);

@@ -358,5 +358,5 @@ fn notice(user: &Arc<str>, body: String) -> Arc<Message> {
     let to = UserDestination { user: user.clone(), target: Arc::from(UNREAD_TARGET) };
     let shown = to.to_string();
     let headers: Headers = [("content-type", "application/json")].into_iter().collect();
-    Arc::new(Message::new(Destination::User(to), shown, headers, Bytes::from(body)))
+    Arc::new(Message::new(Destination::User(to), shown.into(), headers, Bytes::from(body)))
 }

@@ -10,7 +10,7 @@ use crate::churn::{Churn, Kind};
 use crate::connect::Connect;
 use crate::connection::{Target, Url};
 use crate::idle::Idle;
-use crate::load::{Ack, Load, Pace, Shape, Until};
+use crate::load::{Ack, Counted, Load, Pace, Shape, Until};
 use crate::stamp;
 
 /// Puts a STOMP server under load over ws:// or tcp://, and says what that costs the server and
@@ -31,6 +31,8 @@ pub enum Command {
     Pairs(PairsArgs),
     /// Consumers that compete for the messages of a queue
     Queue(QueueArgs),
+    /// Publishers to queues that nobody reads, which wait for their RECEIPTs
+    Publish(PublishArgs),
     /// Sessions that do nothing: memory of each, also after a burst and a large SEND
     Idle(IdleArgs),
     /// Connect, log in, subscribe
@@ -128,6 +130,10 @@ pub struct Flow {
     /// The beginning of destinations' names; .0, .1 and so on follow
     #[arg(long)]
     pub destination: Option<String>,
+    /// A command for the shell, run when all are connected and before anything is sent: each line
+    /// that it prints is a figure's name and a number
+    #[arg(long, value_name = "COMMAND")]
+    pub look: Option<String>,
 }
 
 impl Flow {
@@ -141,6 +147,7 @@ impl Flow {
         Load {
             mode,
             shape,
+            counted: Counted::Deliveries,
             publishers: 1,
             subscribers: 1,
             destinations: 1,
@@ -153,6 +160,7 @@ impl Flow {
             elsewhere: 0,
             slow: 0,
             slow_rate: 0,
+            look: self.look.clone(),
             until: Until {
                 warm_up: self.warm_up,
                 deliveries: self.deliveries,
@@ -241,6 +249,32 @@ pub struct QueueArgs {
     /// The prefetch-count header of SUBSCRIBE
     #[arg(long)]
     pub prefetch: Option<u32>,
+}
+
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    #[command(flatten)]
+    pub common: Common,
+    #[command(flatten)]
+    pub flow: Flow,
+    #[arg(long, default_value_t = 4, value_parser = at_least_one)]
+    pub publishers: usize,
+    /// Publishers are spread over so many
+    #[arg(long, default_value_t = 1, value_parser = at_least_one)]
+    pub queues: usize,
+}
+
+impl PublishArgs {
+    #[must_use]
+    pub fn load(&self) -> Load {
+        Load {
+            counted: Counted::Receipts,
+            publishers: self.publishers,
+            subscribers: 0,
+            destinations: self.queues,
+            ..self.flow.load("publish", Shape::Queue)
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

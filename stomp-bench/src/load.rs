@@ -59,11 +59,31 @@ pub enum Shape {
     Queue,
 }
 
+/// What shows that a message was dealt with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counted {
+    /// A subscriber has it.
+    Deliveries,
+    /// The server has sent its RECEIPT.
+    Receipts,
+}
+
+impl Counted {
+    /// One of them, in the names of figures.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Deliveries => "delivered",
+            Self::Receipts => "receipt",
+        }
+    }
+}
+
 /// A load.
 #[derive(Clone, Debug)]
 pub struct Load {
     pub mode: &'static str,
     pub shape: Shape,
+    pub counted: Counted,
     pub publishers: usize,
     pub subscribers: usize,
     pub destinations: usize,
@@ -81,6 +101,8 @@ pub struct Load {
     /// Further subscribers that read so many bytes a second.
     pub slow: usize,
     pub slow_rate: usize,
+    /// Run by a shell when all are connected; each line `name number` that it prints is a figure.
+    pub look: Option<String>,
     pub until: Until,
 }
 
@@ -103,23 +125,26 @@ pub struct Until {
 pub async fn run(load: &Load, target: &Target, pids: &[u32]) -> Result<Report> {
     let extra = load.elsewhere.div_ceil(SUBSCRIPTIONS_EACH);
     process::allow_files(load.publishers + load.subscribers + load.slow + extra)?;
-    let mut field = Field::set_up(load, target).await?;
+    let (mut field, seen) = Field::set_up(load, target).await?;
     let result = field.measure(load, pids).await;
     field.shared.stop();
     let (spent, delivered, reads) = result?;
     let lost = field.drain().await?;
     let mut report = report(load, target);
-    report.spent("delivered", delivered, spent);
+    report.spent(load.counted.name(), delivered, spent);
     report.figure("messages_per_read", delivered as f64 / reads.max(1) as f64);
+    for (name, value) in seen {
+        report.figure(&name, value);
+    }
     field.shared.with_histogram(|histogram| report.latency(histogram));
     if load.slow > 0 {
         report.figure("slow_subscribers_closed", field.shared.closed_slow() as f64);
     }
     if delivered < load.until.deliveries {
-        report.warnings.push(format!("the time limit came after {delivered} deliveries"));
+        report.warnings.push(format!("the time limit came after {delivered} of them"));
     }
     if lost > 0 {
-        report.warnings.push(format!("{lost} deliveries did not come"));
+        report.warnings.push(format!("{lost} of them did not come"));
     }
     warn_of_own_cost(&mut report, spent);
     Ok(report)
@@ -180,7 +205,8 @@ impl Drop for Field {
 }
 
 impl Field {
-    async fn set_up(load: &Load, target: &Target) -> Result<Self> {
+    /// Connects everybody and lets publishers begin; what was seen in between.
+    async fn set_up(load: &Load, target: &Target) -> Result<(Self, Vec<(String, f64)>)> {
         let lanes = (0..load.publishers).map(|number| {
             let fan = load.lanes(number).map(|destination| load.fan(destination)).max();
             Lane::new(fan.unwrap_or(1), load.pace)
@@ -212,13 +238,20 @@ impl Field {
             sleep(Duration::from_secs(1)).await;
         }
         let connections = connect_all(load.publishers, |_| Connection::open(target)).await?;
+        let seen = match load.look.clone() {
+            // Subscribers go on reading and beating meanwhile.
+            Some(command) => tokio::task::spawn_blocking(move || process::look(&command))
+                .await
+                .map_err(|error| Failure(error.to_string()))??,
+            None => Vec::new(),
+        };
         let start = clock::now();
         let mut publishers = Vec::new();
         for (number, connection) in connections.into_iter().enumerate() {
             let publisher = Publisher::new(load, number, &connection, start)?;
             publishers.push(tokio::spawn(publisher.run(connection, shared.clone())));
         }
-        Ok(Self { shared, publishers, others })
+        Ok((Self { shared, publishers, others }, seen))
     }
 
     /// Lets it get warm, then measures. What was spent, deliveries, reads.
@@ -360,6 +393,7 @@ mod tests {
         Load {
             mode: "fanout",
             shape: Shape::Topic,
+            counted: Counted::Deliveries,
             publishers,
             subscribers,
             destinations,
@@ -372,6 +406,7 @@ mod tests {
             elsewhere: 0,
             slow: 0,
             slow_rate: 0,
+            look: None,
             until,
         }
     }

@@ -32,6 +32,9 @@ fn run(command: &Command) -> Result<()> {
         Command::Queue(args) => {
             measure(&args.common, load::run(&args.load(), &args.common.target(), &args.common.pid))
         }
+        Command::Publish(args) => {
+            measure(&args.common, load::run(&args.load(), &args.common.target(), &args.common.pid))
+        }
         Command::Idle(args) => {
             measure(&args.common, idle::run(&args.idle(), &args.common.target(), &args.common.pid))
         }

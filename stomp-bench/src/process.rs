@@ -138,6 +138,29 @@ impl Sample {
     }
 }
 
+/// Runs a command of the shell; each line of its output is a figure's name and a number.
+///
+/// # Errors
+/// Where it fails, or prints something else.
+pub fn look(command: &str) -> Result<Vec<(String, f64)>> {
+    let output = std::process::Command::new("sh").args(["-c", command]).output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let figures: Option<Vec<(String, f64)>> = text
+        .lines()
+        .map(|line| {
+            let (name, number) = line.split_once(' ')?;
+            Some((name.to_owned(), number.trim().parse().ok()?))
+        })
+        .collect();
+    match figures {
+        Some(figures) if output.status.success() => Ok(figures),
+        _ => {
+            let errors = String::from_utf8_lossy(&output.stderr);
+            Err(Failure(format!("{command}: no lines `name number`: {text}{errors}")))
+        }
+    }
+}
+
 /// Allows as many connections as the system does.
 ///
 /// # Errors
@@ -171,6 +194,15 @@ mod tests {
         let spent = Sample::take(&own).unwrap().since(&before);
         assert!(spent.own > 0 && spent.server > Some(0), "{spent:?}");
         assert!(rss_kib(&own).unwrap() > 100);
+    }
+
+    #[test]
+    fn a_command_gives_figures() {
+        let seen = look("echo a_b 1; echo c 2.5").unwrap();
+        assert_eq!(seen, [("a_b".to_owned(), 1.0), ("c".to_owned(), 2.5)]);
+        for bad in ["echo a", "echo a b", "echo a 1; false", "echo a 1; exit 3"] {
+            assert!(look(bad).unwrap_err().to_string().starts_with(bad), "{bad}");
+        }
     }
 
     #[test]

@@ -35,6 +35,25 @@ impl Stamp {
     }
 }
 
+/// The bytes of a time in a header, where `:` and `\\` would have to be escaped: four bits to a
+/// letter.
+pub const HEADER_BYTES: usize = 12;
+
+/// Writes when a message was due as the value of a header.
+pub fn write_header(due: u64, value: &mut [u8]) {
+    for (place, byte) in value.iter_mut().take(HEADER_BYTES).rev().enumerate() {
+        *byte = b'a' + u8::try_from(due >> (4 * place) & 0xf).unwrap_or(0);
+    }
+}
+
+/// Reads it from the value of a header.
+#[must_use]
+pub fn read_header(value: &[u8]) -> Option<u64> {
+    let is_due =
+        value.len() == HEADER_BYTES && value.iter().all(|byte| (b'a'..=b'p').contains(byte));
+    is_due.then(|| value.iter().fold(0, |number, byte| number << 4 | u64::from(byte - b'a')))
+}
+
 fn put(into: &mut [u8], mut number: u64) {
     for byte in into.iter_mut().rev() {
         *byte = FIRST + u8::try_from(number & 0x3f).unwrap_or(0);
@@ -63,5 +82,12 @@ mod tests {
             }
         }
         assert_eq!(Stamp::read(b"short"), None);
+        for due in [0, 15, 16, 1_234_567_890_123, (1 << 48) - 1] {
+            let mut value = [b'x'; HEADER_BYTES];
+            write_header(due, &mut value);
+            assert_eq!(read_header(&value), Some(due));
+        }
+        assert_eq!(read_header(b"sub"), None);
+        assert_eq!(read_header(b"aaaaaaaaaaa:"), None);
     }
 }

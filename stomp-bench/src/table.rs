@@ -6,12 +6,19 @@ use crate::Result;
 use crate::report::{Report, round};
 
 /// What a table shows of a run, and what it is called there.
-const FIGURES: [(&str, &str); 12] = [
+const FIGURES: [(&str, &str); 20] = [
     ("server_cpu_us_per_delivered", "us CPU per delivered message"),
     ("server_cpu_in_kernel_percent", "% of it in the kernel"),
     ("latency_p50_us", "us, p50"),
     ("latency_p99_us", "us, p99"),
     ("delivered_per_second", "delivered a second"),
+    ("receipt_per_second", "RECEIPTs a second"),
+    ("server_cpu_us_per_receipt", "us CPU per RECEIPT"),
+    ("rabbitmq_connections", "connections of RabbitMQ"),
+    ("rabbitmq_channels", "channels of RabbitMQ"),
+    ("rabbitmq_queues", "queues of RabbitMQ"),
+    ("rabbitmq_mib", "MiB of RabbitMQ, all connected"),
+    ("front_mib", "MiB of what is in front of it"),
     ("server_cpu_us_per_connect", "us CPU per connect"),
     ("server_cpu_us_per_cycle", "us CPU per cycle"),
     ("idle_kib", "KiB per session"),
@@ -19,6 +26,7 @@ const FIGURES: [(&str, &str); 12] = [
     ("idle_kib_after_large", "KiB per session, a second after the large SENDs"),
     ("hold_server_cpu_us_per_session_second", "us CPU per session and second"),
     ("bench_cpu_us_per_delivered", "us CPU of the load generator per delivered message"),
+    ("bench_cpu_us_per_receipt", "us CPU of the load generator per RECEIPT"),
 ];
 
 /// Reads lines of JSON.

@@ -84,6 +84,20 @@ fn all_that_is_sent_is_delivered_and_measured() {
 }
 
 #[test]
+fn every_receipt_is_waited_for() {
+    let floor = Floor::start(&[]);
+    for scheme in ["ws", "tcp"] {
+        for line in ["publish --publishers 5 --queues 2 --window 10", "publish --rate 2000"] {
+            let report = floor.run(scheme, &format!("{line} {SHORT}"));
+            assert_eq!(report["warnings"].to_string().find("did not come"), None, "{report}");
+            assert!(figure(&report, "receipt_count") >= 2000.0, "{report}");
+            assert!(figure(&report, "server_cpu_us_per_receipt") > 0.0, "{report}");
+            assert!(figure(&report, "latency_p50_us") > 0.0, "{report}");
+        }
+    }
+}
+
+#[test]
 fn a_rate_is_kept() {
     let floor = Floor::start(&[]);
     let report = floor.run("ws", &format!("fanout --subscribers 5 --rate 1000 {SHORT}"));

@@ -229,8 +229,11 @@ impl RabbitMqServer {
              web_stomp.tcp.ip = 127.0.0.1\n\
              web_stomp.tcp.port = {}\n\
              vm_memory_high_watermark.absolute = 1GB\n\
-             disk_free_limit.absolute = 50MB\n",
-            self.amqp_port, self.stomp_port, self.web_stomp_port
+             disk_free_limit.absolute = 50MB\n{}\n",
+            self.amqp_port,
+            self.stomp_port,
+            self.web_stomp_port,
+            std::env::var("RABBITMQ_MORE_CONFIG").unwrap_or_default()
         );
         if let Some(node) = &self.joins {
             config += "cluster_formation.peer_discovery_backend = classic_config\n";
@@ -241,7 +244,7 @@ impl RabbitMqServer {
 
     fn command(&self, script: &str) -> Command {
         // The scripts behind the wrappers in the PATH: those change users and directories.
-        let mut command = Command::new(format!("{SCRIPTS}/{script}"));
+        let mut command = program(&format!("{SCRIPTS}/{script}"));
         command
             .env("HOME", self.path("home"))
             .env("ERL_EPMD_PORT", self.epmd_port.to_string())
@@ -387,7 +390,7 @@ impl Drop for RabbitMqCluster {
 }
 
 fn start_epmd(port: u16) -> Result<Child, String> {
-    Command::new("epmd")
+    program("epmd")
         .args(["-port", &port.to_string(), "-address", "127.0.0.1"])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -400,6 +403,19 @@ fn start_epmd(port: u16) -> Result<Child, String> {
 fn end_epmd(epmd: &mut Child) {
     drop(epmd.kill());
     drop(epmd.wait());
+}
+
+/// A program of RabbitMQ's: the machine's, or with `RABBITMQ_ROOT` that of the Debian in that
+/// folder. `scripts/rabbitmq4.sh` makes the folder, and mounts there what both see alike.
+fn program(path: &str) -> Command {
+    match std::env::var_os("RABBITMQ_ROOT") {
+        None => Command::new(path),
+        Some(root) => {
+            let mut command = Command::new("chroot");
+            command.arg(root).arg(path);
+            command
+        }
+    }
 }
 
 /// A session with RabbitMQ's STOMP plugin. Frames are text, without their NUL.

@@ -31,7 +31,7 @@ fn raw_message(x_id: u128, body: usize) -> Message {
         Destination::User(UserDestination { user: "a".into(), target: "queue/x".into() });
     let shown = destination.to_string();
     let mut message =
-        Message::new(destination, shown, Headers::default(), Bytes::from(vec![b'x'; body]));
+        Message::new(destination, shown.into(), Headers::default(), Bytes::from(vec![b'x'; body]));
     message.x_id = Some(Ulid::from_bytes(x_id.to_be_bytes()));
     message
 }

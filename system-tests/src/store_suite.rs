@@ -74,7 +74,7 @@ fn sized(user: &str, target: &str, x_id: Option<u128>, size: usize) -> Message {
     let destination = Destination::User(UserDestination { user, target });
     let shown = destination.to_string();
     let body = Bytes::from(vec![b'x'; size - shown.len()]);
-    let mut message = Message::new(destination, shown, Headers::default(), body);
+    let mut message = Message::new(destination, shown.into(), Headers::default(), body);
     message.x_id = x_id.map(|id| Ulid::from_bytes(id.to_be_bytes()));
     assert_eq!(message.size(), size);
     message
@@ -218,7 +218,7 @@ pub(crate) async fn comes_back_whole(ground: &Ground) {
         assert_eq!(message.headers, headers);
         assert_eq!(message.persistent, number % 2 == 0);
         assert_eq!(message.x_id, Some(Ulid::from_bytes((number as u128 + 1).to_be_bytes())));
-        assert_eq!(message.shown, "/user/queue/a%2Fb%25c");
+        assert_eq!(&*message.shown, "/user/queue/a%2Fb%25c");
         let Destination::User(place) = &message.destination else { panic!() };
         assert_eq!((&*place.user, &*place.target), ("a", "queue/a/b%c"));
     }

@@ -26,6 +26,9 @@ async fn run(relay: &Relay, scheme: &str, line: &str) -> Report {
         Command::Queue(args) => {
             load::run(&args.load(), &args.common.target(), &args.common.pid).await
         }
+        Command::Publish(args) => {
+            load::run(&args.load(), &args.common.target(), &args.common.pid).await
+        }
         Command::Idle(args) => {
             idle::run(&args.idle(), &args.common.target(), &args.common.pid).await
         }
@@ -60,6 +63,10 @@ async fn every_load_runs_and_loses_nothing() {
             assert!(report.number("delivered_count") >= Some(2000.0), "{report:?}");
             assert!(report.number("server_cpu_us_per_delivered") > Some(0.0), "{report:?}");
         }
+        let line = format!("publish --publishers 3 --window 20 {SHORT}");
+        let report = run(&relay, scheme, &line).await;
+        assert_eq!(report.warnings.iter().find(|warning| warning.contains("did not")), None);
+        assert!(report.number("receipt_count") >= Some(2000.0), "{report:?}");
         let line = "idle --connections 20 --settle 0.1 --burst 50 --large 60000 --hold 0.1";
         let report = run(&relay, scheme, line).await;
         assert!(report.number("idle_kib_after_large").is_some(), "{report:?}");

@@ -13,7 +13,7 @@ use stomp_relay::relay::error::{Refusal, RefusalKind};
 use stomp_relay::relay::mailbox::{
     Delivery, Entry, Event, Level, Mailbox, MailboxLimits, Source, Submit,
 };
-use stomp_relay::relay::origin::{self, OwnName, QueueHeaders};
+use stomp_relay::relay::origin::{self, OwnName, QueueHeaders, QueueType};
 use stomp_relay::relay::rabbitmq::{Config, QueueDeleted, RabbitMq, Unroutable};
 use stomp_relay::relay::{AckMode, Settlement, SubscribeRequest};
 use stomp_relay::stomp::Headers;
@@ -27,6 +27,7 @@ fn config(server: &RabbitMqServer, node_id: &str) -> Config {
         node_id: node_id.into(),
         unroutable: Unroutable::Error,
         queue_deleted: QueueDeleted::Redeclare,
+        queue_type: QueueType::Classic,
         outage_messages: 10_000,
         outage_bytes: 64 << 20,
         outage_time: Duration::from_secs(60),
@@ -74,7 +75,7 @@ fn message(destination: &str, headers: &[(&str, &str)], body: &str) -> Arc<Messa
     let destination_text = destination.to_owned();
     let destination = Destination::for_send(destination).unwrap();
     let body = bytes(body);
-    let mut message = Message::new(destination, destination_text, headers, body);
+    let mut message = Message::new(destination, destination_text.into(), headers, body);
     message.persistent = persistent;
     Arc::new(message)
 }
@@ -271,7 +272,7 @@ async fn queues_both_ways_with_the_plugin() {
     plugin.send_and_wait("SEND", rest).unwrap();
     let got = session.message().await;
     assert_eq!((got.body(), got.redelivered), ("hello", false));
-    assert_eq!(got.message.shown, "/queue/to.relay");
+    assert_eq!(&*got.message.shown, "/queue/to.relay");
     assert_eq!(got.header("content-type"), Some("text/plain"));
     assert_eq!((got.header("correlation-id"), got.header("x-own")), (Some("c1"), Some("o")));
     assert!(got.message.persistent);

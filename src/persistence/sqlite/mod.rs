@@ -277,7 +277,7 @@ mod tests {
         let (user, target) = (Arc::from("a"), Arc::from("queue/x"));
         let destination = Destination::User(UserDestination { user, target });
         let body = Bytes::from(vec![0; body]);
-        let message = Message::new(destination, String::new(), Headers::default(), body);
+        let message = Message::new(destination, "".into(), Headers::default(), body);
         Op::Append { message: Arc::new(message), keep: Keep::Always }
     }
 

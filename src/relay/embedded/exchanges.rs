@@ -152,7 +152,8 @@ impl Exchanges {
         if exchange.bindings.load(Ordering::Relaxed) > 0 {
             return Together::Refused;
         }
-        let crowded = exchange.sessions.publish_together(topic.key(), messages);
+        let messages = messages.iter().map(|(_, message)| message);
+        let crowded = exchange.sessions.publish_together(topic.key(), &messages);
         Together::Published { crowded }
     }
 

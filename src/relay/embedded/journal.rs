@@ -359,8 +359,12 @@ fn load(connection: &Connection) -> rusqlite::Result<Found> {
         let body = Bytes::from(row.get::<_, Vec<u8>>(5)?);
         let x_id = row.get::<_, Option<String>>(3)?;
         let expires: Option<u64> = row.get::<_, Option<i64>>(6)?.and_then(|at| at.try_into().ok());
-        let mut message =
-            Message::new(Destination::Queue(queue.clone()), row.get(2)?, headers, body);
+        let mut message = Message::new(
+            Destination::Queue(queue.clone()),
+            row.get::<_, String>(2)?.into(),
+            headers,
+            body,
+        );
         message.persistent = true;
         message.x_id = x_id.and_then(|id| Ulid::from_string(&id).ok());
         Ok(Record {

@@ -14,7 +14,9 @@ use ulid::Ulid;
 
 use crate::relay::error::{self, Refusal, RefusalKind};
 use crate::relay::mailbox::{Event, Level, Mailbox, Submit, SubscriptionNumber, Token};
-use crate::relay::origin::{Arguments, Declaration, Origin, QueueOrigin, QueueType};
+use crate::relay::origin::{
+    Arguments, ConsumerArguments, Declaration, Origin, QueueOrigin, QueueType,
+};
 use crate::relay::{AckMode, SubscribeRequest};
 
 /// An empty queue without consumers goes after this.
@@ -120,6 +122,7 @@ impl Embedded {
             queue: queue.clone(),
             declare: Some(Declaration::ANSWERS),
             binding: None,
+            consumer: ConsumerArguments::default(),
         };
         let request = SubscribeRequest {
             subscription,

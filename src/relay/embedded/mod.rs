@@ -433,7 +433,7 @@ mod tests {
         let broker = Embedded::open(None).unwrap();
         let a = Mailbox::new(1, MailboxLimits { frames: 99, bytes: 9999 });
         let destination = Destination::for_send("/queue/q").unwrap();
-        let message = Message::new(destination, String::new(), Headers::default(), Bytes::new());
+        let message = Message::new(destination, "".into(), Headers::default(), Bytes::new());
         subscribe(&broker, &a, "/queue/q");
         broker.publish(&a, None, &Arc::new(message), None);
         for _ in 0..=2 * queue::MAX_NACKS {

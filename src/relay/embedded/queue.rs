@@ -373,7 +373,7 @@ mod tests {
     fn item(number: u64) -> Item {
         let destination = Destination::for_send("/queue/x").unwrap();
         let body = Bytes::from_static(b"x");
-        let message = Message::new(destination, String::new(), Headers::default(), body);
+        let message = Message::new(destination, "".into(), Headers::default(), body);
         Item::new(number, Arc::new(message), false, None)
     }
 

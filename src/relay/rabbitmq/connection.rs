@@ -147,7 +147,7 @@ impl Link {
         self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    async fn close(&self) {
+    pub(super) async fn close(&self) {
         let close = self.connection.close(200, ShortString::from("shutdown"));
         // What was confirmed is confirmed; a close that fails closes too.
         drop(tokio::time::timeout(CLOSE_TIME, close).await);
@@ -226,6 +226,11 @@ impl Keeper {
             () = self.stop.cancelled() => None,
             link = current.wait_for(alive) => link.ok().and_then(|link| link.clone()),
         }
+    }
+
+    /// The connection, where it is there now.
+    pub(super) fn current(&self) -> Option<Arc<Link>> {
+        self.current.borrow().clone().filter(|link| link.is_alive())
     }
 
     /// RabbitMQ closed a channel of that connection.

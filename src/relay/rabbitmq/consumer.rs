@@ -10,12 +10,13 @@ use tokio::sync::Notify;
 use super::QueueDeleted;
 use super::connection::{Link, Shared};
 use super::declarer::Declarer;
+use super::exclusives::Exclusives;
 use super::pool::Pool;
 use super::recent::Recent;
 use super::subscription::Worker;
 use super::topology;
 use crate::relay::Settlement;
-use crate::relay::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
+use crate::relay::mailbox::{Event, Level, Mailbox, Submit, SubscriptionNumber, Token};
 use crate::relay::origin::QueueOrigin;
 
 /// The handle.
@@ -25,6 +26,7 @@ pub(super) struct Consumers {
     pub(super) declarer: Arc<Declarer>,
     pub(super) recent: Arc<Mutex<Recent>>,
     pub(super) queue_deleted: QueueDeleted,
+    pub(super) exclusives: Arc<Exclusives>,
     pool: Arc<Pool>,
     sessions: Mutex<HashMap<u64, HashMap<SubscriptionNumber, Arc<Subscription>>>>,
 }
@@ -36,6 +38,8 @@ pub(super) struct Subscription {
     pub(super) number: SubscriptionNumber,
     pub(super) origin: QueueOrigin,
     pub(super) prefetch: u16,
+    /// The queue is the session's alone: it is declared on the connection that consumes it.
+    pub(super) is_exclusive: bool,
     inbox: Mutex<Inbox>,
     wake: Notify,
 }
@@ -99,13 +103,15 @@ impl Consumers {
         declarer: Arc<Declarer>,
         recent: Arc<Mutex<Recent>>,
         queue_deleted: QueueDeleted,
+        exclusives: Arc<Exclusives>,
     ) -> Arc<Self> {
         Arc::new(Self {
             shared: shared.clone(),
             declarer,
             recent,
             queue_deleted,
-            pool: Pool::new(shared, first),
+            exclusives,
+            pool: Pool::new(shared, "consume", Some(first)),
             sessions: Mutex::default(),
         })
     }
@@ -115,17 +121,24 @@ impl Consumers {
         to: &Arc<Mailbox>,
         token: Option<Token>,
         number: SubscriptionNumber,
-        origin: QueueOrigin,
+        mut origin: QueueOrigin,
         prefetch: u16,
     ) -> Submit {
         if let Err(refusal) = topology::check(&origin) {
             return Submit::Refused(refusal);
         }
+        // However it names a queue of its own, it is that one.
+        if let Some(own) = self.exclusives.declaration(to.session(), &origin.queue) {
+            origin.declare = Some(own);
+        }
+        let is_named = !origin.queue.is_empty();
+        let is_exclusive = is_named && origin.declare.as_ref().is_some_and(|d| d.exclusive);
         let subscription = Arc::new(Subscription {
             to: to.clone(),
             number,
             origin,
             prefetch: prefetch.max(1),
+            is_exclusive,
             inbox: Mutex::default(),
             wake: Notify::new(),
         });
@@ -135,9 +148,33 @@ impl Consumers {
             // Unsubscribed, with deliveries that are still out: its number is another's now.
             before.tell(|inbox| inbox.session_ended = true);
         }
-        let worker = Worker::new(self.clone(), subscription, self.pool.seat(), token);
-        self.shared.spawn(worker.run());
+        if is_exclusive {
+            self.shared.spawn(self.clone().run_exclusive(subscription, token));
+        } else {
+            let worker = Worker::new(self.clone(), subscription, self.pool.seat(), token);
+            self.shared.spawn(async move {
+                worker.run().await;
+            });
+        }
         Submit::Pending
+    }
+
+    async fn run_exclusive(self: Arc<Self>, subscription: Arc<Subscription>, token: Option<Token>) {
+        let Subscription { to, origin, .. } = &*subscription;
+        let (session, queue) = (to.session(), origin.queue.clone());
+        let Some(declaration) = &origin.declare else { return };
+        match self.exclusives.claim(to, &queue, declaration).await {
+            Ok(seat) => {
+                let was_there = Worker::new(self.clone(), subscription, seat, token).run().await;
+                self.exclusives.release(session, &queue, was_there);
+            }
+            Err(refusal) => {
+                if let Some(token) = token {
+                    to.event(Event::Done { token, result: Err(refusal) });
+                }
+                self.forget(&subscription);
+            }
+        }
     }
 
     pub(super) fn unsubscribe(
@@ -168,6 +205,7 @@ impl Consumers {
     }
 
     pub(super) fn session_ended(&self, session: u64) {
+        self.exclusives.session_ended(session);
         let subscriptions = self.sessions().remove(&session);
         for subscription in subscriptions.into_iter().flat_map(HashMap::into_values) {
             subscription.tell(|inbox| inbox.session_ended = true);

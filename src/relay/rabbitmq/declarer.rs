@@ -1,27 +1,28 @@
-//! Declares queues, one after the other, on a connection used for nothing else.
+//! Declares queues and looks for exchanges, one after the other, on a connection used for
+//! nothing else.
 //!
 //! RabbitMQ answers a declare it does not like by closing the channel. Here nobody else is on
 //! that channel, and the one who asked is known.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use lapin::Channel;
-use lapin::options::QueueBindOptions;
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
 use lapin::types::FieldTable;
+use lapin::{Channel, ExchangeKind};
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use super::connection::{Keeper, Link, Shared};
+use super::known::Known;
 use super::refusal::{self, Fault};
 use super::topology;
-use crate::relay::error::Refusal;
-use crate::relay::origin::{Declaration, QueueOrigin, binding_key};
+use crate::destination::Exchange;
+use crate::relay::error::{Refusal, not_found};
+use crate::relay::origin::{QueueOrigin, binding_key};
 
 const REQUESTS: usize = 256;
 const TRIES: u32 = 4;
-/// Names come from clients, so they are not remembered without end.
-const MAX_KNOWN: usize = 10_000;
 /// lapin remembers on each channel what was declared there.
 const MAX_USES: u32 = 1_000;
 
@@ -35,16 +36,24 @@ pub(super) enum DeclareError {
     Stopped,
 }
 
+/// What has to be there.
+#[derive(Clone, Debug)]
+pub(super) enum Need {
+    /// It is declared and bound, as far as its origin says so.
+    Queue(Box<QueueOrigin>),
+    /// Not declared: what kind it is, AMQP does not tell.
+    Exchange(Arc<str>),
+}
+
 struct Request {
-    origin: QueueOrigin,
+    need: Need,
     reply: oneshot::Sender<Result<(), DeclareError>>,
 }
 
 /// The handle.
 pub(super) struct Declarer {
     requests: mpsc::Sender<Request>,
-    /// Queues behind `/queue` that are there, as far as this node knows.
-    known: Arc<Mutex<HashSet<Arc<str>>>>,
+    known: Arc<Mutex<Known>>,
 }
 
 impl std::fmt::Debug for Declarer {
@@ -56,45 +65,69 @@ impl std::fmt::Debug for Declarer {
 impl Declarer {
     pub(super) fn spawn(shared: &Arc<Shared>, first: Arc<Link>) -> Arc<Self> {
         let (sender, requests) = mpsc::channel(REQUESTS);
-        let known = Arc::new(Mutex::new(HashSet::new()));
+        let known = Arc::<Mutex<Known>>::default();
         let keeper = Keeper::spawn(shared, "declare", Some(first));
         let worker = Worker { keeper, known: known.clone(), channel: None };
         shared.spawn(worker.run(requests, shared.clone()));
         Arc::new(Self { requests: sender, known })
     }
 
-    /// Declares the queue and binds it, as far as its origin says so. Waits while RabbitMQ is
-    /// away.
-    pub(super) async fn declare(&self, origin: QueueOrigin) -> Result<(), DeclareError> {
+    /// Sees to it that it is there. Waits while RabbitMQ is away.
+    pub(super) async fn get(&self, need: Need) -> Result<(), DeclareError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { origin, reply };
+        let request = Request { need, reply };
         self.requests.send(request).await.map_err(|_| DeclareError::Stopped)?;
         answer.await.unwrap_or(Err(DeclareError::Stopped))
     }
 
-    /// Whether the queue was declared since the last outage.
-    pub(super) fn knows(&self, queue: &str) -> bool {
-        lock(&self.known).contains(queue)
+    /// Whether it was there since the last outage.
+    pub(super) fn knows(&self, need: &Need) -> bool {
+        let known = lock(&self.known);
+        match need {
+            Need::Queue(origin) => match &origin.declare {
+                Some(declaration) if origin.binding.is_none() => {
+                    known.has_queue(&origin.queue, declaration)
+                }
+                _ => false,
+            },
+            Need::Exchange(name) => known.has_exchange(name),
+        }
     }
 
     /// The queue turned out to be gone.
     pub(super) fn forget(&self, queue: &str) {
-        lock(&self.known).remove(queue);
+        lock(&self.known).forget_queue(queue);
+    }
+
+    /// One of the exchanges turned out to be gone.
+    pub(super) fn forget_exchanges(&self) {
+        lock(&self.known).forget_exchanges();
+    }
+
+    /// RabbitMQ does not let the relay publish there, or only not with that key.
+    pub(super) fn deny(&self, exchange: &Exchange, only_key: bool) {
+        let key = only_key.then_some(&exchange.key);
+        lock(&self.known).add_denied(&exchange.name, key, Instant::now());
+    }
+
+    /// Whether RabbitMQ has said so a moment ago.
+    pub(super) fn is_denied(&self, exchange: &Exchange) -> bool {
+        lock(&self.known).is_denied(&exchange.name, &exchange.key, Instant::now())
     }
 
     /// RabbitMQ was away, and who knows what it did meanwhile.
     pub(super) fn forget_all(&self) {
-        lock(&self.known).clear();
+        lock(&self.known).forget_all();
     }
 }
 
-fn lock(known: &Mutex<HashSet<Arc<str>>>) -> MutexGuard<'_, HashSet<Arc<str>>> {
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 struct Worker {
     keeper: Keeper,
-    known: Arc<Mutex<HashSet<Arc<str>>>>,
+    known: Arc<Mutex<Known>>,
     channel: Option<(Arc<Link>, Channel, u32)>,
 }
 
@@ -109,37 +142,54 @@ impl Worker {
             if request.reply.is_closed() {
                 continue;
             }
-            let result = self.serve(&request.origin).await;
+            let result = self.serve(&request.need).await;
             // Who does not wait any more does not need it.
             drop(request.reply.send(result));
         }
     }
 
-    async fn serve(&mut self, origin: &QueueOrigin) -> Result<(), DeclareError> {
+    async fn serve(&mut self, need: &Need) -> Result<(), DeclareError> {
+        if let Need::Exchange(name) = need
+            && lock(&self.known).is_absent(name, Instant::now())
+        {
+            return Err(DeclareError::Refused(not_found("exchange", name)));
+        }
         for _ in 0..TRIES {
             let Some((link, channel)) = self.channel().await else {
                 return Err(DeclareError::Stopped);
             };
             let Some(channel) = channel else { continue };
-            let Err(error) = link.answer(declare_on(&channel, origin)).await else {
-                self.declared(origin);
+            let Err(error) = link.answer(ask(&channel, need)).await else {
+                self.is_there(need);
                 return Ok(());
             };
             self.channel = None;
             match Fault::of(&error) {
                 Fault::Refused(code) => {
                     self.keeper.closed_channel(&link);
-                    warn!("RabbitMQ refuses to declare a queue: {error}");
-                    return Err(DeclareError::Refused(refusal::refused(code)));
+                    return Err(DeclareError::Refused(self.refused(need, code, &error)));
                 }
                 Fault::Unavailable => {
                     self.keeper.closed_channel(&link);
                     return Err(DeclareError::Unavailable);
                 }
-                Fault::Violation | Fault::Gone => lock(&self.known).clear(),
+                Fault::Violation | Fault::Gone => lock(&self.known).forget_all(),
             }
         }
         Err(DeclareError::Refused(refusal::outage(false)))
+    }
+
+    fn refused(&self, need: &Need, code: u16, error: &lapin::Error) -> Refusal {
+        match need {
+            Need::Exchange(name) => {
+                lock(&self.known).add_absent(name, Instant::now());
+                refusal::of_exchange(code, name)
+            }
+            Need::Queue(origin) => {
+                warn!("RabbitMQ refuses to declare a queue: {error}");
+                refusal::of_declare(code, origin)
+            }
+        }
     }
 
     /// The channel in use, or a new one. `None`: the relay ends.
@@ -165,23 +215,35 @@ impl Worker {
         Some((link, channel))
     }
 
-    fn declared(&self, origin: &QueueOrigin) {
-        if is_plain(origin) {
-            let mut known = lock(&self.known);
-            if known.len() >= MAX_KNOWN {
-                known.clear();
+    fn is_there(&self, need: &Need) {
+        let mut known = lock(&self.known);
+        match need {
+            Need::Exchange(name) => known.add_exchange(name),
+            Need::Queue(origin) => {
+                if let (Some(declaration), None) = (&origin.declare, &origin.binding) {
+                    known.add_queue(&origin.queue, declaration);
+                }
             }
-            known.insert(origin.queue.clone());
         }
     }
 }
 
-/// Whether it is a queue as `/queue/N` has it, which need not be declared again.
-pub(super) fn is_plain(origin: &QueueOrigin) -> bool {
-    origin.declare.as_ref() == Some(&Declaration::QUEUE) && origin.binding.is_none()
+async fn ask(channel: &Channel, need: &Need) -> lapin::Result<()> {
+    match need {
+        Need::Queue(origin) => declare_on(channel, origin).await,
+        Need::Exchange(name) => {
+            // Its length was checked when it was asked for.
+            let Ok(name) = topology::short(name) else { return Ok(()) };
+            let options = ExchangeDeclareOptions { passive: true, ..Default::default() };
+            // Where it is passive, RabbitMQ does not look at the kind.
+            channel
+                .exchange_declare(name, ExchangeKind::Direct, options, FieldTable::default())
+                .await
+        }
+    }
 }
 
-async fn declare_on(channel: &Channel, origin: &QueueOrigin) -> lapin::Result<()> {
+pub(super) async fn declare_on(channel: &Channel, origin: &QueueOrigin) -> lapin::Result<()> {
     // Lengths were checked when it was asked for.
     let Ok(queue) = topology::short(&origin.queue) else { return Ok(()) };
     if let Some(declaration) = &origin.declare {

@@ -12,6 +12,7 @@ use ulid::Ulid;
 
 use crate::message::Message;
 use crate::relay::mailbox::{Mailbox, Token};
+use crate::relay::origin::Declaration;
 
 /// A message is refused after as many connections were closed for it.
 const MAX_STRIKES: u8 = 3;
@@ -41,6 +42,8 @@ pub(super) struct Pending {
     pub(super) from: Arc<Mailbox>,
     pub(super) token: Option<Token>,
     pub(super) message: Arc<Message>,
+    /// What its sender says the queue is to be.
+    declare: Option<Arc<Declaration>>,
     /// The message's `x-id`.
     pub(super) id: Ulid,
     pub(super) since: Instant,
@@ -55,10 +58,12 @@ impl Pending {
         from: Arc<Mailbox>,
         token: Option<Token>,
         message: Arc<Message>,
+        declare: Option<Arc<Declaration>>,
         now: Instant,
     ) -> Self {
         let id = message.x_id.unwrap_or_else(Ulid::generate);
-        Self { from, token, message, id, since: now, handed: false, strikes: 0, returns: 0 }
+        let (handed, strikes, returns) = (false, 0, 0);
+        Self { from, token, message, declare, id, since: now, handed, strikes, returns }
     }
 }
 
@@ -67,7 +72,9 @@ impl Pending {
 pub(super) struct Outgoing {
     /// The message's place in its lane; ascending.
     pub(super) number: u64,
+    pub(super) from: Arc<Mailbox>,
     pub(super) message: Arc<Message>,
+    pub(super) declare: Option<Arc<Declaration>>,
     pub(super) id: Ulid,
     pub(super) republished: bool,
 }
@@ -172,7 +179,9 @@ impl Ledger {
         }
         Some(Outgoing {
             number: *number,
+            from: pending.from.clone(),
             message: pending.message.clone(),
+            declare: pending.declare.clone(),
             id: pending.id,
             republished: pending.handed,
         })
@@ -309,8 +318,8 @@ mod tests {
     fn pending(token: u64, now: Instant) -> Pending {
         let destination = Destination::for_send("/queue/a").unwrap();
         let body = Bytes::from_static(b"body");
-        let message = Message::new(destination, String::new(), Headers::default(), body);
-        Pending::new(mailbox(), Some(token), Arc::new(message), now)
+        let message = Message::new(destination, "".into(), Headers::default(), body);
+        Pending::new(mailbox(), Some(token), Arc::new(message), None, now)
     }
 
     fn ledger(messages: u64, now: Instant) -> Ledger {

@@ -8,14 +8,16 @@
 //! | part | what it does |
 //! |---|---|
 //! | [`dialer`], [`connection`], [`state`] | connects, supervises, backs off; says how it is |
-//! | [`declarer`] | declares queues |
-//! | [`publisher`], [`ledger`] | publishes and keeps what is not confirmed |
-//! | [`consumer`], [`subscription`], [`pool`] | `/queue`, and topics with acks |
-//! | [`node_queue`], [`bindings`] | all other topic subscriptions |
+//! | [`declarer`], [`known`] | declares queues, looks for exchanges |
+//! | [`publisher`], [`ledger`], [`outcome`] | publishes and keeps what is not confirmed |
+//! | [`consumer`], [`subscription`], [`stream`], [`pool`] | `/queue`, and topics with acks |
+//! | [`exclusives`], [`probe`] | queues that are one session's alone |
+//! | [`node_queue`], [`bindings`], [`handover`] | all other topic subscriptions |
+//! | [`exchange_queues`], [`fanouts`] | all other subscriptions to exchanges |
 //! | [`recovery`] | holds publishing until subscriptions are back |
 //! | [`nodes`], [`parcels`], [`inbox`] | from node to node: messages for users |
 //! | [`metrics`], [`counters`] | what Prometheus is told |
-//! | [`topology`], [`properties`], [`refusal`], [`recent`] | AMQP's words for ours |
+//! | [`topology`], [`properties`], [`values`], [`refusal`], [`recent`] | AMQP's words for ours |
 
 mod bindings;
 mod connection;
@@ -23,21 +25,30 @@ mod consumer;
 mod counters;
 mod declarer;
 mod dialer;
+mod exchange_queues;
+mod exclusives;
+mod fanouts;
+mod handover;
 mod inbox;
+mod known;
 mod ledger;
 mod metrics;
 mod node_queue;
 mod nodes;
+mod outcome;
 mod parcels;
 mod pool;
+mod probe;
 mod properties;
 mod publisher;
 mod recent;
 mod recovery;
 mod refusal;
 mod state;
+mod stream;
 mod subscription;
 mod topology;
+mod values;
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -52,20 +63,22 @@ pub use nodes::Nodes;
 pub use parcels::{Done, Fate};
 pub use state::Condition;
 
-use self::connection::{Keeper, Shared, random_name};
+use self::connection::{Keeper, Shared};
 use self::consumer::Consumers;
 use self::counters::Counters;
 use self::declarer::Declarer;
 use self::dialer::Dialer;
+use self::exchange_queues::ExchangeQueues;
+use self::exclusives::Exclusives;
 use self::ledger::Limits;
 use self::node_queue::NodeQueue;
+use self::probe::Transient;
 use self::publisher::Publisher;
 use self::recent::Recent;
 use self::recovery::Recovery;
 use self::state::State;
-use super::error::{Refusal, RefusalKind};
 use super::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
-use super::origin::{Declaration, Origin};
+use super::origin::{Declaration, Origin, QueueOrigin, QueueType};
 use super::{Settlement, SubscribeRequest};
 use crate::destination::Destination;
 use crate::message::Message;
@@ -102,6 +115,8 @@ pub struct Config {
     pub node_id: String,
     pub unroutable: Unroutable,
     pub queue_deleted: QueueDeleted,
+    /// What `/queue/N` is, where its headers do not say.
+    pub queue_type: QueueType,
     /// Messages that wait for RabbitMQ, of all sessions together.
     pub outage_messages: usize,
     /// The same in bytes.
@@ -118,6 +133,7 @@ impl fmt::Debug for Config {
             .field("node_id", &self.node_id)
             .field("unroutable", &self.unroutable)
             .field("queue_deleted", &self.queue_deleted)
+            .field("queue_type", &self.queue_type)
             .field("outage_messages", &self.outage_messages)
             .field("outage_bytes", &self.outage_bytes)
             .field("outage_time", &self.outage_time)
@@ -141,6 +157,31 @@ pub struct RabbitMq {
     node_keeper: Arc<Keeper>,
     node_id: String,
     limits: Limits,
+    exchange_queues: Arc<ExchangeQueues>,
+    queue_type: QueueType,
+    transient: Transient,
+}
+
+/// What the parts share, where the config can be used.
+fn shared(config: &Config) -> Result<Arc<Shared>, StartError> {
+    const MAX_NODE_ID: usize = 128;
+    let length = config.node_id.len();
+    if !(1..=MAX_NODE_ID).contains(&length) {
+        return Err(StartError(format!(
+            "the node id has 1 to {MAX_NODE_ID} bytes, this one has {length}"
+        )));
+    }
+    Ok(Arc::new(Shared {
+        dialer: Dialer::new(&config.urls).map_err(StartError)?,
+        state: State::default(),
+        recovery: Recovery::default(),
+        counters: Counters::default(),
+        confirm_time: metrics::confirm_histogram(),
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+        runtime: tokio::runtime::Handle::current(),
+        connected: tokio::sync::Notify::new(),
+    }))
 }
 
 impl RabbitMq {
@@ -149,24 +190,7 @@ impl RabbitMq {
     /// # Errors
     /// Where a URL is none, RabbitMQ does not answer, or it refuses the login.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        const MAX_NODE_ID: usize = 128;
-        if config.node_id.is_empty() || config.node_id.len() > MAX_NODE_ID {
-            let length = config.node_id.len();
-            return Err(StartError(format!(
-                "the node id has 1 to {MAX_NODE_ID} bytes, this one has {length}"
-            )));
-        }
-        let shared = Arc::new(Shared {
-            dialer: Dialer::new(&config.urls).map_err(StartError)?,
-            state: State::default(),
-            recovery: Recovery::default(),
-            counters: Counters::default(),
-            confirm_time: metrics::confirm_histogram(),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-            runtime: tokio::runtime::Handle::current(),
-            connected: tokio::sync::Notify::new(),
-        });
+        let shared = shared(&config)?;
         let dial =
             async |name| shared.dialer.dial(name).await.map_err(|error| StartError(error.text));
         let declare = dial("declare").await?;
@@ -174,7 +198,10 @@ impl RabbitMq {
         let consume = dial("consume").await?;
         let node = dial("node queue").await?;
 
+        let transient = probe::transient(&shared).await.map_err(|error| StartError(error.text))?;
+
         let recent = Arc::new(Mutex::new(Recent::default()));
+        let exclusives = Exclusives::new(&shared);
         let declarer = Declarer::spawn(&shared, declare);
         let limits = Limits {
             messages: config.outage_messages,
@@ -183,16 +210,28 @@ impl RabbitMq {
         };
         let publish_keeper = Arc::new(Keeper::spawn(&shared, "publish", Some(publish)));
         let node_keeper = Arc::new(Keeper::spawn(&shared, "node queue", Some(node)));
+        let queue_type = config.queue_type;
+        let queue = topology::typed(Declaration::QUEUE, queue_type);
         let publisher = Publisher::spawn(
             &shared,
             publish_keeper.clone(),
             declarer.clone(),
+            exclusives.clone(),
             config.unroutable,
+            queue,
             limits,
         );
-        let consumers =
-            Consumers::new(&shared, consume, declarer, recent.clone(), config.queue_deleted);
+        let consumers = Consumers::new(
+            &shared,
+            consume,
+            declarer,
+            recent.clone(),
+            config.queue_deleted,
+            exclusives,
+        );
         let node_id = config.node_id;
+        let exchange_queues =
+            ExchangeQueues::spawn(&shared, node_keeper.clone(), node_id.clone(), recent.clone());
         let node_queue = NodeQueue::spawn(&shared, node_keeper.clone(), node_id.clone(), recent);
         Ok(Self {
             shared,
@@ -203,6 +242,9 @@ impl RabbitMq {
             node_keeper,
             node_id,
             limits,
+            exchange_queues,
+            queue_type,
+            transient,
         })
     }
 
@@ -223,14 +265,8 @@ impl RabbitMq {
         message: Arc<Message>,
         declare: Option<&Declaration>,
     ) -> Submit {
-        if declare.is_some_and(|declaration| *declaration != Declaration::QUEUE) {
-            return Submit::Refused(Refusal::new(
-                RefusalKind::UnknownDestination,
-                "Unsupported queue argument",
-                "a SEND cannot say what its queue is, with RabbitMQ, yet; a SUBSCRIBE can\n",
-            ));
-        }
-        self.publisher.publish(from, token, message)
+        let declare = declare.map(|declare| self.fitting(declare.clone()));
+        self.publisher.publish(from, token, message, declare)
     }
 
     /// Whether more may be published. Where not, the waiter gets `Event::Room` when it may.
@@ -251,10 +287,32 @@ impl RabbitMq {
             Origin::Fanout(Destination::Topic(topic)) => {
                 return self.node_queue.subscribe(to, token, subscription, topic);
             }
-            Origin::Fanout(destination) => topology::own_queue(destination, &random_name()),
+            Origin::Fanout(Destination::Exchange(exchange)) => {
+                return self.exchange_queues.subscribe(to, token, subscription, exchange);
+            }
+            Origin::Fanout(_) => return Submit::Refused(topology::unknown()),
             Origin::Queue(origin) => *origin,
         };
+        // Durable subscriptions have the type that the plugin gives them, since they are shared
+        // with its clients by name.
+        let declare = match &origin.binding {
+            None => origin.declare.map(|declaration| self.fitting(declaration)),
+            Some(_) => origin.declare.map(|declaration| self.allowed(declaration)),
+        };
+        let origin = QueueOrigin { declare, ..origin };
         self.consumers.subscribe(to, token, subscription, origin, prefetch)
+    }
+
+    /// A declaration as the config and RabbitMQ want it.
+    fn fitting(&self, declaration: Declaration) -> Declaration {
+        self.allowed(topology::typed(declaration, self.queue_type))
+    }
+
+    fn allowed(&self, declaration: Declaration) -> Declaration {
+        match self.transient {
+            Transient::Shared => declaration,
+            Transient::Exclusive => topology::made_exclusive(declaration),
+        }
     }
 
     /// Makes a queue of answers, which RabbitMQ names, and subscribes it. `Event::ReplyQueue`
@@ -272,10 +330,13 @@ impl RabbitMq {
         token: Option<Token>,
         delete: bool,
     ) -> Submit {
-        if self.node_queue.unsubscribe(to.session(), subscription) {
+        let session = to.session();
+        if self.node_queue.unsubscribe(session, subscription)
+            || self.exchange_queues.unsubscribe(session, subscription)
+        {
             return Submit::Done(Level::Confirmed);
         }
-        self.consumers.unsubscribe(to.session(), subscription, token, delete)
+        self.consumers.unsubscribe(session, subscription, token, delete)
     }
 
     /// Settles deliveries by their tags. Those that are not out any more have no effect.
@@ -293,6 +354,7 @@ impl RabbitMq {
     pub fn session_ended(&self, mailbox: &Arc<Mailbox>) {
         self.publisher.session_ended(mailbox);
         self.node_queue.session_ended(mailbox.session());
+        self.exchange_queues.session_ended(mailbox.session());
         self.consumers.session_ended(mailbox.session());
     }
 

@@ -23,6 +23,7 @@ use tracing::warn;
 
 use super::bindings::Bindings;
 use super::connection::{Backoff, Keeper, Link, Shared, random_name};
+use super::handover::Handover;
 use super::properties::{self, Incoming};
 use super::recent::Recent;
 use super::recovery::Missing;
@@ -171,13 +172,16 @@ impl NodeQueue {
             let seconds = since.elapsed().as_secs_f32();
             warn!(seconds, "topic messages of others passed by while the node queue was away");
         }
+        let mut handover = Handover::new(&self.topics);
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
                 () = self.shared.stop.cancelled() => return Ok(()),
                 delivery = consumer.next() => match delivery {
                     Some(delivery) => {
-                        let last = self.take_burst(delivery?, &mut consumer)?;
+                        let last = self.take_burst(delivery?, &mut consumer, &mut handover)?;
+                        // What is not acked yet counts towards the prefetch.
+                        handover.wait().await;
                         let options = BasicAckOptions { multiple: true };
                         channel.basic_ack(last, options).await?;
                     }
@@ -266,23 +270,32 @@ impl NodeQueue {
     }
 
     /// Hands on what is there by now, at most a burst. The last one's delivery tag.
-    fn take_burst(&self, first: Delivery, consumer: &mut Consumer) -> lapin::Result<u64> {
+    fn take_burst(
+        &self,
+        first: Delivery,
+        consumer: &mut Consumer,
+        handover: &mut Handover<'_>,
+    ) -> lapin::Result<u64> {
         let mut last = first.delivery_tag;
         let mut burst = 1;
-        self.take(first);
+        self.take(first, handover);
         let mut context = Context::from_waker(Waker::noop());
         for _ in 1..BURST {
+            if handover.is_crowded() {
+                break;
+            }
             let Poll::Ready(Some(delivery)) = consumer.poll_next_unpin(&mut context) else { break };
             let delivery = delivery?;
             last = delivery.delivery_tag;
             burst += 1;
-            self.take(delivery);
+            self.take(delivery, handover);
         }
         self.burst.store(burst, Ordering::Relaxed);
+        handover.flush();
         Ok(last)
     }
 
-    fn take(&self, delivery: Delivery) {
+    fn take(&self, delivery: Delivery, handover: &mut Handover<'_>) {
         self.shared.counters.received.add(1);
         let Delivery { exchange, routing_key, redelivered, properties, data, .. } = delivery;
         let key = routing_key.as_str();
@@ -299,7 +312,7 @@ impl NodeQueue {
             // Shared by all receivers, so it is a header of the message and not of a delivery.
             message.redelivered = true;
         }
-        self.topics.publish(key, &Arc::new(message));
+        handover.add(routing_key, message);
     }
 }
 

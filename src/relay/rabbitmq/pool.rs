@@ -11,6 +11,9 @@ const CHANNELS: usize = 250;
 #[derive(Debug)]
 pub(super) struct Pool {
     shared: Arc<Shared>,
+    name: &'static str,
+    /// The first connection stays, so that the next subscription need not wait for one.
+    keeps_first: bool,
     slots: Mutex<Vec<Slot>>,
 }
 
@@ -28,10 +31,19 @@ pub(super) struct Seat {
 }
 
 impl Pool {
-    pub(super) fn new(shared: &Arc<Shared>, first: Arc<Link>) -> Arc<Self> {
-        let keeper = Arc::new(Keeper::spawn(shared, "consume", Some(first)));
-        let slots = Mutex::new(vec![Slot { keeper, seats: 0 }]);
-        Arc::new(Self { shared: shared.clone(), slots })
+    /// Without a first connection there is none while nobody has a seat.
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        name: &'static str,
+        first: Option<Arc<Link>>,
+    ) -> Arc<Self> {
+        let keeps_first = first.is_some();
+        let first = first.map(|link| {
+            let keeper = Arc::new(Keeper::spawn(shared, name, Some(link)));
+            Slot { keeper, seats: 0 }
+        });
+        let slots = Mutex::new(first.into_iter().collect());
+        Arc::new(Self { shared: shared.clone(), name, keeps_first, slots })
     }
 
     /// A seat on the first connection that has one, a new one where none has.
@@ -43,7 +55,7 @@ impl Pool {
                 slot.keeper.clone()
             }
             None => {
-                let keeper = Arc::new(Keeper::spawn(&self.shared, "consume", None));
+                let keeper = Arc::new(Keeper::spawn(&self.shared, self.name, None));
                 slots.push(Slot { keeper: keeper.clone(), seats: 1 });
                 keeper
             }
@@ -62,6 +74,20 @@ impl Seat {
         self.keeper.link().await
     }
 
+    /// The connection, where it is there now.
+    pub(super) fn current(&self) -> Option<Arc<Link>> {
+        self.keeper.current()
+    }
+
+    /// Another one on the same connection, however many it has.
+    pub(super) fn beside(&self) -> Self {
+        let mut slots = self.pool.slots();
+        if let Some(slot) = slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.keeper, &self.keeper)) {
+            slot.seats += 1;
+        }
+        Self { pool: self.pool.clone(), keeper: self.keeper.clone() }
+    }
+
     /// RabbitMQ closed a channel of that connection.
     pub(super) fn closed_channel(&self, link: &Link) {
         self.keeper.closed_channel(link);
@@ -77,8 +103,7 @@ impl Drop for Seat {
             return;
         };
         slot.seats = slot.seats.saturating_sub(1);
-        // The first connection stays, so that the next subscription need not wait for one.
-        if slot.seats == 0 && place > 0 {
+        if slot.seats == 0 && (place > 0 || !self.pool.keeps_first) {
             slots.remove(place);
         }
     }

@@ -10,7 +10,7 @@ use lapin::protocol::basic::AMQPProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 use ulid::Ulid;
 
-use super::topology;
+use super::{topology, values};
 use crate::destination::reply_to_shown;
 use crate::message::Message;
 use crate::stomp::Headers;
@@ -153,6 +153,15 @@ fn header<'a>(properties: &'a BasicProperties, name: &str) -> Option<&'a str> {
     }
 }
 
+/// Where a message lies in its stream.
+pub(super) fn stream_offset(properties: &BasicProperties) -> Option<u64> {
+    match properties.headers().as_ref()?.inner().get("x-stream-offset")? {
+        AMQPValue::LongLongInt(offset) => u64::try_from(*offset).ok(),
+        AMQPValue::LongInt(offset) => u64::try_from(*offset).ok(),
+        _ => None,
+    }
+}
+
 /// What AMQP delivered.
 #[derive(Debug)]
 pub(super) struct Incoming {
@@ -176,7 +185,7 @@ pub(super) fn incoming(
     }
     let destination = topology::delivered(exchange, key);
     let shown = topology::shown(exchange, key);
-    let mut message = Message::new(destination, shown, headers, Bytes::from(body));
+    let mut message = Message::new(destination, shown.into(), headers, Bytes::from(body));
     message.persistent = *properties.delivery_mode() == Some(2);
     message.x_id = x_id(properties);
     let republished = header(properties, X_REPUBLISHED) == Some("true");
@@ -205,25 +214,15 @@ fn push_properties(headers: &mut Headers, properties: &BasicProperties) {
     push("app-id", properties.app_id().as_ref().map(ShortString::as_str));
 }
 
-/// An AMQP header, where it is text or an integer and nothing that somebody else says.
+/// An AMQP header as text, where it is nothing that somebody else says.
 fn push_header(headers: &mut Headers, name: &str, value: &AMQPValue) {
     // STOMP has no escape for NUL.
     let unusable = name.is_empty() || name.contains('\0');
     if unusable || is_ours(name) || name == "persistent" || headers.contains(name) {
         return;
     }
-    match value {
-        AMQPValue::LongString(text) => {
-            if let Ok(text) = std::str::from_utf8(text.as_bytes())
-                && !text.contains('\0')
-            {
-                headers.push(name, text);
-            }
-        }
-        AMQPValue::LongInt(number) => headers.push(name, &number.to_string()),
-        AMQPValue::LongLongInt(number) => headers.push(name, &number.to_string()),
-        // The plugin drops every other type.
-        _ => {}
+    if let Some(text) = values::text(value) {
+        headers.push(name, &text);
     }
 }
 
@@ -289,7 +288,7 @@ mod tests {
         let incoming = got(&properties);
         assert!(incoming.message.persistent && !incoming.republished);
         assert_eq!(incoming.message.x_id, Ulid::from_string(ID).ok());
-        assert_eq!(incoming.message.shown, "/queue/a");
+        assert_eq!(&*incoming.message.shown, "/queue/a");
     }
 
     #[test]
@@ -400,8 +399,13 @@ mod tests {
             ("reply-to", "/reply-queue/amq.gen-1"),
             ("a-text", "t"),
             ("b-int", "-5"),
+            ("bool", "true"),
             ("c-long", "1099511627776"),
             ("d-na\nme", "v"),
+            ("float", "1.0"),
+            ("list", "[]"),
+            ("short", "1"),
+            ("void", ""),
         ];
         assert_eq!(shown(&properties), pairs(&expected));
         let message = got(&properties).message;
@@ -411,7 +415,7 @@ mod tests {
     #[test]
     fn an_exchange_is_shown() {
         let message = incoming("e", "k", &BasicProperties::default(), Vec::new()).message;
-        assert_eq!(message.shown, "/exchange/e/k");
+        assert_eq!(&*message.shown, "/exchange/e/k");
         assert_eq!(message.destination.to_string(), "/exchange/e/k");
     }
 
@@ -421,7 +425,7 @@ mod tests {
             let value = "v".repeat(bytes);
             let headers: Headers = [("h", value.as_str())].into_iter().collect();
             let destination = Destination::for_send("/queue/a").unwrap();
-            check_size(&Message::new(destination, String::new(), headers, Bytes::new()))
+            check_size(&Message::new(destination, "".into(), headers, Bytes::new()))
         };
         assert_eq!(check(100 * 1024), Ok(()));
         assert_eq!(check(130 * 1024), Err(TooLarge));

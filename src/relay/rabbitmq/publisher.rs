@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::ConfirmSelectOptions;
 use lapin::{Channel, Confirmation};
 use tokio::sync::Notify;
 use tracing::warn;
@@ -20,17 +20,19 @@ use ulid::Ulid;
 
 use super::Unroutable;
 use super::connection::{Backoff, Keeper, Link, Shared};
-use super::declarer::{DeclareError, Declarer};
+use super::declarer::{DeclareError, Declarer, Need};
+use super::exclusives::Exclusives;
 use super::ledger::{Buffer, Ledger, Limits, Loss, Outgoing, Pending};
+use super::outcome::{Outcome, Publishing, barrier, publish, worst};
 use super::properties;
 use super::refusal::{self, Fault};
 use super::state::Condition;
-use super::topology::{self, Route};
+use super::topology::{self, Goal};
 use crate::destination::Destination;
 use crate::message::Message;
 use crate::relay::error::Refusal;
 use crate::relay::mailbox::{Event, Level, Mailbox, Submit, Token};
-use crate::relay::origin::{Declaration, QueueOrigin};
+use crate::relay::origin::{ConsumerArguments, Declaration, QueueOrigin};
 
 const LANES: usize = 4;
 /// Messages in flight on a lane.
@@ -44,7 +46,10 @@ pub(super) struct Publisher {
     shared: Arc<Shared>,
     keeper: Arc<Keeper>,
     declarer: Arc<Declarer>,
+    exclusives: Arc<Exclusives>,
     unroutable: Unroutable,
+    /// What a queue is where its sender says nothing.
+    queue: Arc<Declaration>,
     ledger: Mutex<Ledger>,
     wakes: [Notify; LANES],
 }
@@ -54,14 +59,18 @@ impl Publisher {
         shared: &Arc<Shared>,
         keeper: Arc<Keeper>,
         declarer: Arc<Declarer>,
+        exclusives: Arc<Exclusives>,
         unroutable: Unroutable,
+        queue: Declaration,
         limits: Limits,
     ) -> Arc<Self> {
         let publisher = Arc::new(Self {
             shared: shared.clone(),
             keeper,
             declarer,
+            exclusives,
             unroutable,
+            queue: Arc::new(queue),
             ledger: Mutex::new(Ledger::new(LANES, limits)),
             wakes: std::array::from_fn(|_| Notify::new()),
         });
@@ -77,15 +86,18 @@ impl Publisher {
         from: &Arc<Mailbox>,
         token: Option<Token>,
         message: Arc<Message>,
+        declare: Option<Declaration>,
     ) -> Submit {
-        if let Err(refusal) = topology::route(&message.destination) {
+        let fits = declare.as_ref().map_or(Ok(()), topology::check_declaration);
+        if let Err(refusal) = fits.and(topology::route(&message.destination).map(drop)) {
             return Submit::Refused(refusal);
         }
         if properties::check_size(&message).is_err() {
             return Submit::Refused(refusal::headers_too_large());
         }
         let lane = usize::try_from(from.session() % LANES as u64).unwrap_or(0);
-        let pending = Pending::new(from.clone(), token, message, Instant::now());
+        let pending =
+            Pending::new(from.clone(), token, message, declare.map(Arc::new), Instant::now());
         self.ledger().submit(lane, pending);
         if let Some(wake) = self.wakes.get(lane) {
             wake.notify_one();
@@ -186,24 +198,7 @@ async fn open(link: &Link) -> lapin::Result<Channel> {
     Ok(channel)
 }
 
-/// How a publish ended.
-struct Outcome {
-    number: u64,
-    id: Ulid,
-    /// The queue it was for, where it was mandatory.
-    queue: Option<Arc<str>>,
-    handed: Instant,
-    result: lapin::Result<Confirmation>,
-}
-
-impl Outcome {
-    fn is_taken(&self) -> bool {
-        matches!(self.result, Ok(Confirmation::Ack(_)))
-    }
-}
-
-type Publishing = Pin<Box<dyn Future<Output = Outcome> + Send>>;
-type Declaring = Pin<Box<dyn Future<Output = Result<(), DeclareError>> + Send>>;
+type Preparing = Pin<Box<dyn Future<Output = Result<(), DeclareError>> + Send>>;
 
 /// A lane while it has a channel.
 struct Lane<'a> {
@@ -214,11 +209,13 @@ struct Lane<'a> {
     in_flight: FuturesUnordered<Publishing>,
     /// `x-id`s of messages that came back and are not confirmed yet.
     returned: HashMap<Ulid, u32>,
-    /// RabbitMQ's reply code, where it closed the channel.
-    code: Option<u16>,
+    /// RabbitMQ's reply code, where it closed the channel; whether it is about a routing key.
+    code: Option<(u16, bool)>,
     since: Instant,
-    /// The queue of the message that is next, while it is declared.
-    declaring: Option<(Arc<str>, Declaring)>,
+    /// The number of the message that is next, while what it needs is made.
+    preparing: Option<(u64, Preparing)>,
+    /// The number of the message for which that is done.
+    prepared: Option<u64>,
 }
 
 impl<'a> Lane<'a> {
@@ -233,7 +230,8 @@ impl<'a> Lane<'a> {
             returned: HashMap::new(),
             code: None,
             since: Instant::now(),
-            declaring: None,
+            preparing: None,
+            prepared: None,
         }
     }
 
@@ -247,7 +245,7 @@ impl<'a> Lane<'a> {
                 if self.in_flight.is_empty() {
                     return;
                 }
-            } else if self.declaring.is_none() && held.is_none() {
+            } else if self.preparing.is_none() && held.is_none() {
                 self.fill();
             }
             let busy = !self.in_flight.is_empty();
@@ -259,8 +257,8 @@ impl<'a> Lane<'a> {
                         return self.lost(loss);
                     }
                 }
-                result = declared(&mut self.declaring) => {
-                    if self.declared(result).is_err() {
+                result = prepared(&mut self.preparing) => {
+                    if self.prepared(result).is_err() {
                         return;
                     }
                 }
@@ -277,17 +275,10 @@ impl<'a> Lane<'a> {
             let Some(next) = self.publisher.ledger().next(self.number, WINDOW) else { return };
             // Checked when it was submitted.
             let Ok(route) = topology::route(&next.message.destination) else { return };
-            if let Some(queue) = &route.queue
-                && !self.publisher.declarer.knows(queue)
+            if self.prepared != Some(next.number)
+                && let Some(preparing) = self.prepare(&route.goal, &next)
             {
-                let declarer = self.publisher.declarer.clone();
-                let origin = QueueOrigin {
-                    queue: queue.clone(),
-                    declare: Some(Declaration::QUEUE),
-                    binding: None,
-                };
-                let declare = Box::pin(async move { declarer.declare(origin).await });
-                self.declaring = Some((queue.clone(), declare));
+                self.preparing = Some((next.number, preparing));
                 return;
             }
             if self.publisher.ledger().handed(self.number, next.number) {
@@ -299,26 +290,58 @@ impl<'a> Lane<'a> {
         }
     }
 
-    /// The queue of the next message is there, or it will not be.
-    fn declared(&mut self, result: Result<(), DeclareError>) -> Result<(), ()> {
-        let Some((queue, _)) = self.declaring.take() else { return Ok(()) };
+    /// What is to be done before the message is published, where there is anything.
+    fn prepare(&self, goal: &Goal, next: &Outgoing) -> Option<Preparing> {
+        let declarer = self.publisher.declarer.clone();
+        let need = match goal {
+            Goal::Open => return None,
+            Goal::Exchange(exchange) if declarer.is_denied(exchange) => {
+                let refused = Err(DeclareError::Refused(refusal::refused(403)));
+                return Some(Box::pin(std::future::ready(refused)));
+            }
+            Goal::Exchange(exchange) => Need::Exchange(exchange.name.clone()),
+            Goal::Queue(queue) => {
+                let declare = next.declare.as_ref().unwrap_or(&self.publisher.queue);
+                let declare = Declaration::clone(declare);
+                let own = self.publisher.exclusives.declaration(next.from.session(), queue);
+                if declare.exclusive || own.is_some() {
+                    let exclusives = self.publisher.exclusives.clone();
+                    let (from, queue) = (next.from.clone(), queue.clone());
+                    return Some(Box::pin(async move {
+                        exclusives.declare(&from, &queue, own.as_ref().unwrap_or(&declare)).await
+                    }));
+                }
+                let (binding, consumer) = (None, ConsumerArguments::default());
+                let declare = Some(declare);
+                Need::Queue(Box::new(QueueOrigin {
+                    queue: queue.clone(),
+                    declare,
+                    binding,
+                    consumer,
+                }))
+            }
+        };
+        if declarer.knows(&need) {
+            return None;
+        }
+        Some(Box::pin(async move { declarer.get(need).await }))
+    }
+
+    /// What the next message needs is there, or it will not be.
+    fn prepared(&mut self, result: Result<(), DeclareError>) -> Result<(), ()> {
+        let Some((number, _)) = self.preparing.take() else { return Ok(()) };
         let refusal = match result {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                self.prepared = Some(number);
+                return Ok(());
+            }
             Err(DeclareError::Stopped) => return Err(()),
             Err(DeclareError::Refused(refusal)) => refusal,
             // Those behind it are for other queues, and do not wait for this one.
             Err(DeclareError::Unavailable) => refusal::unavailable(),
         };
-        let refused = {
-            let mut ledger = self.publisher.ledger();
-            // The one it was declared for may have waited too long meanwhile.
-            match ledger.next(self.number, WINDOW) {
-                Some(next) if next.message.destination == Destination::Queue(queue) => {
-                    ledger.done(self.number, next.number)
-                }
-                _ => None,
-            }
-        };
+        // It may have waited too long meanwhile.
+        let refused = self.publisher.ledger().done(self.number, number);
         if let Some(pending) = refused {
             self.publisher.refuse(&pending, refusal);
             self.publisher.wake_waiters();
@@ -330,7 +353,7 @@ impl<'a> Lane<'a> {
     fn settle(&mut self, first: Outcome) -> Option<Loss> {
         let mut batch = vec![first];
         self.take_ready(&mut batch);
-        if batch.iter().any(|outcome| outcome.queue.is_some() && outcome.is_taken()) {
+        if batch.iter().any(|outcome| outcome.queue().is_some() && outcome.is_taken()) {
             // lapin gives a returned message to whichever confirm comes next, in no order within
             // one frame. Taking the lock it confirms under means that the frame is done with, so
             // that every confirm that could have a return of this batch is in it.
@@ -353,15 +376,16 @@ impl<'a> Lane<'a> {
                 Err(error) => {
                     let fault = Fault::of(&error);
                     if let Fault::Refused(code) = fault {
-                        self.code = Some(code);
+                        self.code = Some((code, refusal::is_about_key(&error)));
                     }
                     loss = worst(loss, fault);
                 }
                 Ok(Confirmation::Ack(_)) if self.came_back(&outcome) => {
-                    if let Some(queue) = &outcome.queue {
+                    if let Some(queue) = outcome.queue() {
                         self.publisher.declarer.forget(queue);
                     }
-                    unroutable.push(outcome.number);
+                    let keep = outcome.declare.as_deref().is_some_and(topology::goes_by_itself);
+                    unroutable.push((outcome.number, keep));
                 }
                 Ok(Confirmation::Ack(_)) => {
                     let time = outcome.handed.elapsed();
@@ -383,7 +407,7 @@ impl<'a> Lane<'a> {
     }
 
     fn came_back(&mut self, outcome: &Outcome) -> bool {
-        if outcome.queue.is_none() {
+        if outcome.queue().is_none() {
             return false;
         }
         let Some(count) = self.returned.get_mut(&outcome.id) else { return false };
@@ -394,18 +418,22 @@ impl<'a> Lane<'a> {
         true
     }
 
-    fn unroutable(&self, numbers: &[u64]) {
-        if numbers.is_empty() {
+    /// Messages came back, and whether each one's queue is to be declared again whatever the
+    /// config says.
+    fn unroutable(&self, returned: &[(u64, bool)]) {
+        if returned.is_empty() {
             return;
         }
+        let all = self.publisher.unroutable == Unroutable::Keep;
+        let (again, refused): (Vec<_>, Vec<_>) =
+            returned.iter().copied().partition(|(_, keep)| all || *keep);
+        let again: Vec<u64> = again.into_iter().map(|(number, _)| number).collect();
         let refused = {
             let mut ledger = self.publisher.ledger();
-            match self.publisher.unroutable {
-                Unroutable::Keep => ledger.returned(self.number, numbers),
-                Unroutable::Error => {
-                    numbers.iter().filter_map(|number| ledger.done(self.number, *number)).collect()
-                }
-            }
+            let mut refusals = ledger.returned(self.number, &again);
+            refusals
+                .extend(refused.iter().filter_map(|(number, _)| ledger.done(self.number, *number)));
+            refusals
         };
         self.publisher.shared.counters.unroutable.add(refused.len() as u64);
         for pending in &refused {
@@ -422,72 +450,38 @@ impl<'a> Lane<'a> {
     }
 
     fn lost(&self, loss: Loss) {
+        let declarer = &self.publisher.declarer;
         match loss {
             Loss::Channel => {
                 self.publisher.keeper.closed_channel(self.link);
+                if let Some((404, _)) = self.code {
+                    declarer.forget_exchanges();
+                }
                 warn!("RabbitMQ closed a channel over a message; the others go on another one");
             }
             // Queues may be gone with it.
-            Loss::Connection | Loss::Violation => self.publisher.declarer.forget_all(),
+            Loss::Connection | Loss::Violation => declarer.forget_all(),
         }
         let refused = self.publisher.ledger().lost(self.number, loss);
-        if let Some(pending) = refused {
-            let refusal = match (loss, self.code) {
-                (Loss::Channel, Some(code)) => refusal::refused(code),
-                _ => refusal::not_accepted(),
-            };
-            self.publisher.refuse(&pending, refusal);
-            self.publisher.wake_waiters();
-        }
-    }
-}
-
-/// What the errors of a channel's publishes say together: only some have the reason.
-fn worst(so_far: Option<Loss>, fault: Fault) -> Option<Loss> {
-    let loss = match fault {
-        Fault::Refused(_) | Fault::Unavailable => Loss::Channel,
-        Fault::Violation => Loss::Violation,
-        Fault::Gone => Loss::Connection,
-    };
-    match so_far {
-        Some(Loss::Channel | Loss::Violation) => so_far,
-        Some(Loss::Connection) | None => Some(loss),
-    }
-}
-
-/// Sends a message at once, so that the order of calls is the order on the wire, and waits for
-/// the confirm.
-fn publish(channel: Channel, route: Route, next: Outgoing) -> Publishing {
-    let handed = Instant::now();
-    let mut publishing: Publishing = Box::pin(async move {
-        let properties = properties::outgoing(&next.message, next.id, next.republished);
-        let options =
-            BasicPublishOptions { mandatory: route.queue.is_some(), ..Default::default() };
-        let body = &next.message.body;
-        let publish = channel.basic_publish(route.exchange, route.key, options, body, properties);
-        let result = match publish.await {
-            Ok(confirm) => confirm.await,
-            Err(error) => Err(error),
+        let Some(pending) = refused else { return };
+        let refusal = match (loss, self.code, &pending.message.destination) {
+            (Loss::Channel, Some((code, only_key)), Destination::Exchange(exchange)) => {
+                if code == 403 {
+                    declarer.deny(exchange, only_key);
+                }
+                refusal::of_exchange(code, &exchange.name)
+            }
+            (Loss::Channel, Some((code, _)), _) => refusal::refused(code),
+            _ => refusal::not_accepted(),
         };
-        Outcome { number: next.number, id: next.id, queue: route.queue, handed, result }
-    });
-    let mut context = Context::from_waker(Waker::noop());
-    match publishing.as_mut().poll(&mut context) {
-        Poll::Pending => publishing,
-        Poll::Ready(outcome) => Box::pin(std::future::ready(outcome)),
+        self.publisher.refuse(&pending, refusal);
+        self.publisher.wake_waiters();
     }
 }
 
-/// Waits until lapin is not within a frame of confirms.
-fn barrier(channel: &Channel) {
-    let wait = std::pin::pin!(channel.wait_for_confirms());
-    // The lock is taken in the first poll; what comes after it is of no use here.
-    let _first = wait.poll(&mut Context::from_waker(Waker::noop())).is_ready();
-}
-
-async fn declared(declaring: &mut Option<(Arc<str>, Declaring)>) -> Result<(), DeclareError> {
-    match declaring {
-        Some((_, declare)) => declare.await,
+async fn prepared(preparing: &mut Option<(u64, Preparing)>) -> Result<(), DeclareError> {
+    match preparing {
+        Some((_, prepare)) => prepare.await,
         None => std::future::pending().await,
     }
 }

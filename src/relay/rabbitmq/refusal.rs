@@ -5,7 +5,8 @@
 use lapin::protocol::AMQPErrorKind;
 use lapin::{Error, ErrorKind};
 
-use crate::relay::error::{Refusal, RefusalKind};
+use crate::relay::error::{Refusal, RefusalKind, not_found, resource_locked};
+use crate::relay::origin::{QueueOrigin, binding_key};
 
 /// What an AMQP error means for whoever asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +46,7 @@ fn is_down(text: &str) -> bool {
 pub(super) fn refused(code: u16) -> Refusal {
     let (kind, message, body) = match code {
         403 => (RefusalKind::Denied, "access_refused", "RabbitMQ denies the access.\n"),
-        404 => (RefusalKind::Unroutable, "not_found", "RabbitMQ has no such queue.\n"),
+        404 => (RefusalKind::Unroutable, "not_found", "RabbitMQ has nothing of that name.\n"),
         405 => (RefusalKind::Denied, "resource_locked", "The queue is somebody else's.\n"),
         _ => (
             RefusalKind::Denied,
@@ -54,6 +55,37 @@ pub(super) fn refused(code: u16) -> Refusal {
         ),
     };
     Refusal::new(kind, message, body)
+}
+
+/// RabbitMQ closed a channel over that queue.
+pub(super) fn of_queue(code: u16, queue: &str) -> Refusal {
+    match code {
+        404 => not_found("queue", queue),
+        405 => resource_locked(queue),
+        _ => refused(code),
+    }
+}
+
+/// RabbitMQ closed a channel over declaring a queue, or over what it is to be bound to.
+pub(super) fn of_declare(code: u16, origin: &QueueOrigin) -> Refusal {
+    match (code, origin.binding.as_ref().and_then(binding_key)) {
+        (404, Some((exchange, _))) => not_found("exchange", exchange),
+        _ => of_queue(code, &origin.queue),
+    }
+}
+
+/// RabbitMQ closed a channel over that exchange.
+pub(super) fn of_exchange(code: u16, name: &str) -> Refusal {
+    if code == 404 { not_found("exchange", name) } else { refused(code) }
+}
+
+/// Whether a 403 is about a routing key only (RabbitMQ's topic permissions), so that the next
+/// message to the exchange may pass.
+pub(super) fn is_about_key(error: &Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(amqp) => amqp.get_message().as_str().contains("access to topic "),
+        _ => false,
+    }
 }
 
 /// A mandatory message came back.

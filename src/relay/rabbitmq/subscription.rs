@@ -13,23 +13,24 @@ use lapin::options::{
     BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions,
     QueueDeleteOptions,
 };
-use lapin::types::{FieldTable, ShortString};
+use lapin::types::ShortString;
 use lapin::{Channel, Consumer};
 use tracing::warn;
 
 use super::QueueDeleted;
 use super::connection::{Backoff, Link};
 use super::consumer::{Consumers, Subscription, Unsubscribe};
-use super::declarer::{DeclareError, is_plain};
+use super::declarer::{DeclareError, Need, declare_on};
 use super::pool::Seat;
 use super::properties::{self, Incoming};
 use super::recovery::Missing;
 use super::refusal::{self, Fault};
+use super::stream::StreamPosition;
 use super::topology;
 use crate::relay::Settlement;
 use crate::relay::error::Refusal;
 use crate::relay::mailbox::{self, Delivery, Entry, Event, Level, Token};
-use crate::relay::origin::Declaration;
+use crate::relay::origin::{ConsumerArguments, Declaration, StreamOffset};
 
 /// What held for so long was no flicker; the next trouble starts from the shortest pause.
 const STABLE: Duration = Duration::from_secs(10);
@@ -47,6 +48,7 @@ pub(super) struct Worker {
     next_tag: u64,
     /// The queue's name, once it has one.
     queue: Arc<str>,
+    stream: StreamPosition,
 }
 
 /// A consumer on its channel.
@@ -87,15 +89,28 @@ impl Worker {
         let unanswered = Some(token);
         let queue = subscription.origin.queue.clone();
         let backoff = Backoff::default();
-        let missing = None;
-        Self { consumers, subscription, seat, unanswered, missing, backoff, next_tag: 1, queue }
+        let (missing, stream) = (None, StreamPosition::default());
+        Self {
+            consumers,
+            subscription,
+            seat,
+            unanswered,
+            missing,
+            backoff,
+            next_tag: 1,
+            queue,
+            stream,
+        }
     }
 
-    pub(super) async fn run(mut self) {
+    /// Whether the queue was ever there.
+    pub(super) async fn run(mut self) -> bool {
+        let mut was_there = false;
         loop {
             let goes_on = match self.attach().await {
                 Attach::Attached(attached) => {
                     self.missing = None;
+                    was_there = true;
                     self.answer(Ok(Level::Confirmed));
                     self.name_reply_queue();
                     self.serve(*attached).await
@@ -118,6 +133,7 @@ impl Worker {
             self.done(token, Ok(Level::Confirmed));
         }
         self.consumers.forget(&self.subscription);
+        was_there
     }
 
     /// Waits a little before another try, unless all is well or there is none to be.
@@ -138,13 +154,15 @@ impl Worker {
         };
         let Some(link) = link else { return Attach::Ending };
         // Exclusive queues are declared on the connection that consumes.
-        let is_here = self.subscription.is_for_answers();
+        let is_here = self.subscription.is_exclusive || self.subscription.is_for_answers();
         let origin = &self.subscription.origin;
-        let known = is_plain(origin) && self.consumers.declarer.knows(&origin.queue);
+        let need = Need::Queue(Box::new(origin.clone()));
+        let may_be_gone = origin.declare.as_ref().is_some_and(topology::goes_by_itself);
+        let known = !may_be_gone && self.consumers.declarer.knows(&need);
         if !known && !is_here {
             let declared = tokio::select! {
                 () = self.subscription.ending() => return Attach::Ending,
-                declared = self.consumers.declarer.declare(origin.clone()) => declared,
+                declared = self.consumers.declarer.get(need) => declared,
             };
             match declared {
                 Ok(()) => {}
@@ -177,7 +195,10 @@ impl Worker {
                     return Attach::Failed;
                 }
                 warn!("RabbitMQ refuses a consumer: {error}");
-                Attach::Refused(refusal::refused(code))
+                Attach::Refused(match self.subscription.is_exclusive {
+                    true => refusal::of_declare(code, origin),
+                    false => refusal::of_queue(code, &origin.queue),
+                })
             }
             Fault::Unavailable => {
                 self.seat.closed_channel(&link);
@@ -194,15 +215,27 @@ impl Worker {
             let (options, arguments) = topology::declare_options(&Declaration::ANSWERS);
             let declare = channel.queue_declare(ShortString::default(), options, arguments);
             self.queue = Arc::from(link.answer(declare).await?.name().as_str());
+        } else if self.subscription.is_exclusive {
+            link.answer(declare_on(&channel, &self.subscription.origin)).await?;
         }
         // Its length was checked when it was asked for.
         let queue = topology::short(&self.queue).unwrap_or_default();
         link.answer(channel.basic_qos(self.subscription.prefetch, BasicQosOptions::default()))
             .await?;
         let options = BasicConsumeOptions::default();
-        let consume = channel.basic_consume(queue, self.tag(), options, FieldTable::default());
+        let arguments = topology::consume_arguments(&self.consumer_arguments());
+        let consume = channel.basic_consume(queue, self.tag(), options, arguments);
         let consumer = link.answer(consume).await?;
         Ok((channel, consumer))
+    }
+
+    /// As they were asked for; of a stream, after an outage, from where its reader has got to.
+    fn consumer_arguments(&self) -> ConsumerArguments {
+        let mut arguments = self.subscription.origin.consumer.clone();
+        if let Some(offset) = self.stream.next() {
+            arguments.stream_offset = Some(StreamOffset::Offset(offset));
+        }
+        arguments
     }
 
     fn tag(&self) -> ShortString {
@@ -285,6 +318,7 @@ impl Worker {
         } = delivery;
         let subscription = &self.subscription;
         let (exchange, key) = (exchange.as_str(), routing_key.as_str());
+        let stream_offset = properties::stream_offset(&properties);
         let Incoming { message, republished } =
             properties::incoming(exchange, key, &properties, data);
         if let Some(id) = message.x_id {
@@ -305,6 +339,9 @@ impl Worker {
         let tag = self.next_tag;
         self.next_tag += 1;
         attached.out.insert(tag, delivery_tag);
+        if let Some(offset) = stream_offset {
+            self.stream.delivered(tag, offset);
+        }
         subscription.to.push(Entry::Own(Box::new(Delivery {
             message: Arc::new(message),
             subscription: subscription.number,
@@ -314,10 +351,11 @@ impl Worker {
     }
 
     /// Does what the session decided of its deliveries. Tags that are not out mean nothing.
-    async fn settle(&self, attached: &mut Attached) {
+    async fn settle(&mut self, attached: &mut Attached) {
         let settlements = std::mem::take(&mut self.subscription.inbox().settlements);
         let mut acked = BTreeSet::new();
         for (tag, settlement) in settlements {
+            self.stream.settled(tag);
             if settlement == Settlement::Ack {
                 acked.insert(tag);
             } else if let Some(amqp) = attached.out.remove(&tag) {
@@ -367,7 +405,7 @@ impl Worker {
         close(&attached).await;
     }
 
-    async fn settle_rest(&self, attached: &mut Attached) {
+    async fn settle_rest(&mut self, attached: &mut Attached) {
         loop {
             self.settle(attached).await;
             if attached.out.is_empty()

@@ -8,7 +8,9 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use crate::destination::{Destination, Exchange, TOPIC_EXCHANGE, Topic};
 use crate::relay::error::{Refusal, RefusalKind};
-use crate::relay::origin::{Arguments, Declaration, QueueOrigin, QueueType, binding_key};
+use crate::relay::origin::{
+    Arguments, ConsumerArguments, Declaration, QueueOrigin, QueueType, StreamOffset, binding_key,
+};
 
 /// What the node queue may hold: beyond it RabbitMQ drops the oldest.
 const NODE_QUEUE_BYTES: i64 = 256 * 1024 * 1024;
@@ -18,8 +20,19 @@ const NODE_QUEUE_BYTES: i64 = 256 * 1024 * 1024;
 pub(super) struct Route {
     pub(super) exchange: ShortString,
     pub(super) key: ShortString,
-    /// The queue that has to be there first. Its messages are published `mandatory`.
-    pub(super) queue: Option<Arc<str>>,
+    pub(super) goal: Goal,
+}
+
+/// What has to be there before a message is published.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// Nothing: it is always there, or missing without harm.
+    Open,
+    /// The queue of that name. Its messages are published `mandatory`.
+    Queue(Arc<str>),
+    /// The exchange: RabbitMQ closes the channel over one that is not there, and it is
+    /// everybody's.
+    Exchange(Exchange),
 }
 
 /// The route of a SEND.
@@ -31,42 +44,59 @@ pub(super) fn route(destination: &Destination) -> Result<Route, Refusal> {
         Destination::Queue(name) => Ok(Route {
             exchange: ShortString::default(),
             key: short(name)?,
-            queue: Some(name.clone()),
+            goal: Goal::Queue(name.clone()),
         }),
-        Destination::Topic(topic) if !topic.is_wildcard() => {
-            Ok(Route { exchange: short(TOPIC_EXCHANGE)?, key: short(topic.key())?, queue: None })
-        }
+        Destination::Topic(topic) if !topic.is_wildcard() => Ok(Route {
+            exchange: short(TOPIC_EXCHANGE)?,
+            key: short(topic.key())?,
+            goal: Goal::Open,
+        }),
         // Not declared, so that it may be missing: then the message is dropped, as the plugin does.
         Destination::AmqQueue(name) | Destination::ReplyQueue(name) => {
-            Ok(Route { exchange: ShortString::default(), key: short(name)?, queue: None })
+            Ok(Route { exchange: ShortString::default(), key: short(name)?, goal: Goal::Open })
         }
-        // RabbitMQ closes the channel over an exchange that is not there, and it is everybody's.
-        Destination::Exchange(_) => Err(Refusal::new(
-            RefusalKind::UnknownDestination,
-            "Unsupported destination",
-            "SEND to /exchange is not served with RabbitMQ yet\n",
-        )),
+        Destination::Exchange(exchange) => Ok(Route {
+            exchange: short(&exchange.name)?,
+            key: short(&exchange.key)?,
+            goal: Goal::Exchange(exchange.clone()),
+        }),
         Destination::Topic(_) | Destination::User(_) | Destination::App(_) => Err(unknown()),
     }
 }
 
-/// The own queue of a fan-out subscription that the node's queue does not serve.
-pub(super) fn own_queue(binding: Destination, random: &str) -> QueueOrigin {
-    QueueOrigin {
-        queue: Arc::from(format!("stomp-subscription-{random}")),
-        declare: Some(Declaration {
-            durable: false,
-            auto_delete: true,
-            exclusive: false,
-            arguments: Arguments::default(),
-        }),
-        binding: Some(binding),
+/// A declaration as the config wants it: what is there for good and has no type of its own gets
+/// the configured one.
+pub(super) fn typed(mut declaration: Declaration, queue_type: QueueType) -> Declaration {
+    let Declaration { durable, auto_delete, exclusive, ref mut arguments } = declaration;
+    let is_lasting = durable && !auto_delete && !exclusive;
+    // A queue is classic where nothing is said; saying it would be another declaration.
+    if is_lasting && arguments.queue_type.is_none() && queue_type != QueueType::Classic {
+        arguments.queue_type = Some(queue_type);
     }
+    declaration
+}
+
+/// The same where RabbitMQ takes no queue that is neither durable nor exclusive, from 4.3 on.
+pub(super) fn made_exclusive(mut declaration: Declaration) -> Declaration {
+    declaration.exclusive |= !declaration.durable;
+    declaration
+}
+
+/// Whether such a queue may be gone without anybody's doing: whoever sends to it says each time
+/// what it is to be, so it is declared again.
+pub(super) fn goes_by_itself(declaration: &Declaration) -> bool {
+    declaration.auto_delete || declaration.exclusive || declaration.arguments.expires.is_some()
 }
 
 /// A queue of answers. RabbitMQ names it.
 pub(super) fn answers() -> QueueOrigin {
-    QueueOrigin { queue: Arc::from(""), declare: Some(Declaration::ANSWERS), binding: None }
+    let declare = Some(Declaration::ANSWERS);
+    QueueOrigin {
+        queue: Arc::from(""),
+        declare,
+        binding: None,
+        consumer: ConsumerArguments::default(),
+    }
 }
 
 /// Whether all names of it fit into AMQP.
@@ -78,6 +108,19 @@ pub(super) fn check(origin: &QueueOrigin) -> Result<(), Refusal> {
     if let Some((exchange, key)) = origin.binding.as_ref().and_then(binding_key) {
         short(exchange)?;
         short(key)?;
+    }
+    origin.declare.as_ref().map_or(Ok(()), check_declaration)
+}
+
+/// Whether what is to become a name in RabbitMQ later fits into AMQP: a dead letter is published
+/// by RabbitMQ itself, which does not look.
+///
+/// # Errors
+/// Where one does not.
+pub(super) fn check_declaration(declaration: &Declaration) -> Result<(), Refusal> {
+    let Arguments { dead_letter_exchange, dead_letter_routing_key, .. } = &declaration.arguments;
+    for name in [dead_letter_exchange, dead_letter_routing_key].into_iter().flatten() {
+        short(name)?;
     }
     Ok(())
 }
@@ -121,6 +164,40 @@ pub(super) fn declare_options(declaration: &Declaration) -> (QueueDeclareOptions
         }
     }
     (options, table)
+}
+
+/// What a consumer is started with, the same as the plugin does it.
+pub(super) fn consume_arguments(consumer: &ConsumerArguments) -> FieldTable {
+    let ConsumerArguments { priority, stream_offset, stream_filter, match_unfiltered } = consumer;
+    let mut table = FieldTable::default();
+    let mut put = |name: &str, value| {
+        table.insert(ShortString::from(name), value);
+    };
+    let text = |text: &str| AMQPValue::LongString(text.as_bytes().into());
+    let long = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    if let Some(priority) = priority {
+        put("x-priority", AMQPValue::LongInt(*priority));
+    }
+    match stream_offset {
+        None => {}
+        Some(StreamOffset::First) => put("x-stream-offset", text("first")),
+        Some(StreamOffset::Last) => put("x-stream-offset", text("last")),
+        Some(StreamOffset::Next) => put("x-stream-offset", text("next")),
+        Some(StreamOffset::Offset(offset)) => {
+            put("x-stream-offset", AMQPValue::LongLongInt(long(*offset)));
+        }
+        Some(StreamOffset::Timestamp(seconds)) => {
+            put("x-stream-offset", AMQPValue::Timestamp(*seconds));
+        }
+    }
+    if !stream_filter.is_empty() {
+        let filters: Vec<_> = stream_filter.iter().map(|filter| text(filter)).collect();
+        put("x-stream-filter", AMQPValue::FieldArray(filters.into()));
+    }
+    if let Some(is) = match_unfiltered {
+        put("x-stream-match-unfiltered", AMQPValue::Boolean(*is));
+    }
+    table
 }
 
 /// The queue of this node's plain topic subscriptions.
@@ -207,8 +284,9 @@ pub(super) fn short(name: &str) -> Result<ShortString, Refusal> {
     })
 }
 
-fn unknown() -> Refusal {
-    let body = "RabbitMQ has queues and topics only.\n";
+/// What RabbitMQ has no place for.
+pub(super) fn unknown() -> Refusal {
+    let body = "RabbitMQ has queues, topics and exchanges only.\n";
     Refusal::new(RefusalKind::UnknownDestination, "Unknown destination", body)
 }
 
@@ -219,19 +297,26 @@ mod tests {
     #[test]
     fn routes() {
         let cases = [
-            ("/queue/a%2Fb", Some(("", "a/b", Some("a/b")))),
-            ("/topic/a/b", Some(("amq.topic", "a.b", None))),
-            ("/amq/queue/a", Some(("", "a", None))),
-            ("/reply-queue/amq.gen-a", Some(("", "amq.gen-a", None))),
-            ("/exchange/e/k", None),
+            ("/queue/a%2Fb", Some(("", "a/b", "queue a/b"))),
+            ("/topic/a/b", Some(("amq.topic", "a.b", ""))),
+            ("/amq/queue/a", Some(("", "a", ""))),
+            ("/reply-queue/amq.gen-a", Some(("", "amq.gen-a", ""))),
+            ("/exchange/e%2F/k", Some(("e/", "k", "exchange e/"))),
+            ("/exchange/e", Some(("e", "", "exchange e"))),
             ("/app/x", None),
             ("/user/bob/queue/x", None),
         ];
         for (text, expected) in cases {
             let route = route(&Destination::for_send(text).unwrap()).ok();
-            let seen = route
-                .as_ref()
-                .map(|route| (route.exchange.as_str(), route.key.as_str(), route.queue.as_deref()));
+            let seen = route.as_ref().map(|route| {
+                let goal = match &route.goal {
+                    Goal::Open => String::new(),
+                    Goal::Queue(name) => format!("queue {name}"),
+                    Goal::Exchange(exchange) => format!("exchange {}", exchange.name),
+                };
+                (route.exchange.as_str(), route.key.as_str(), goal)
+            });
+            let expected = expected.map(|(exchange, key, goal)| (exchange, key, goal.to_owned()));
             assert_eq!(seen, expected, "{text}");
         }
         let wildcard = Destination::Topic(Topic::from_key("a.*"));
@@ -243,13 +328,32 @@ mod tests {
         let long = "x".repeat(256);
         let queue = Destination::Queue(Arc::from(long.as_str()));
         let topic = Destination::Topic(Topic::from_key(&long));
-        for destination in [&queue, &topic] {
+        let exchange = |name: &str, key: &str| {
+            Destination::Exchange(Exchange { name: Arc::from(name), key: Arc::from(key) })
+        };
+        for destination in [&queue, &topic, &exchange(&long, "k"), &exchange("e", &long)] {
             assert_eq!(route(destination).unwrap_err().kind, RefusalKind::Limit);
         }
-        let origin = own_queue(topic, "r");
-        assert_eq!(check(&origin).unwrap_err().kind, RefusalKind::Limit);
-        let queue = QueueOrigin { queue: Arc::from(long), ..own_queue(queue, "r") };
-        assert_eq!(check(&queue).unwrap_err().kind, RefusalKind::Limit);
+        for number in 0..2 {
+            let name = |of| (number == of).then(|| Arc::from(long.as_str()));
+            let arguments = Arguments {
+                dead_letter_exchange: name(0),
+                dead_letter_routing_key: name(1),
+                ..Arguments::default()
+            };
+            let declaration = Declaration { arguments, ..Declaration::QUEUE };
+            assert_eq!(check_declaration(&declaration).unwrap_err().kind, RefusalKind::Limit);
+        }
+        let origin = |queue: &str, binding: &Destination| {
+            let (binding, declare) = (Some(binding.clone()), Some(Declaration::QUEUE));
+            let consumer = ConsumerArguments::default();
+            QueueOrigin { queue: Arc::from(queue), declare, binding, consumer }
+        };
+        for origin in
+            [origin("q", &topic), origin("q", &exchange("e", &long)), origin(&long, &queue)]
+        {
+            assert_eq!(check(&origin).unwrap_err().kind, RefusalKind::Limit);
+        }
     }
 
     #[test]
@@ -285,6 +389,57 @@ mod tests {
              x-max-length=2 x-max-length-bytes=3 x-max-priority=4 x-message-ttl=5 \
              x-queue-type=quorum x-stream-filter-size-bytes=7 x-stream-max-segment-size-bytes=6"
         );
+    }
+
+    #[test]
+    fn what_a_consumer_says() {
+        let shown = |consumer: &ConsumerArguments| -> Vec<String> {
+            let table = consume_arguments(consumer);
+            table.inner().iter().map(|(name, value)| format!("{name} {value:?}")).collect()
+        };
+        assert!(shown(&ConsumerArguments::default()).is_empty());
+        let consumer = ConsumerArguments {
+            priority: Some(-1),
+            stream_offset: Some(StreamOffset::Offset(7)),
+            stream_filter: vec!["a".into()],
+            match_unfiltered: Some(true),
+        };
+        assert_eq!(
+            shown(&consumer),
+            [
+                "x-priority LongInt(-1)",
+                "x-stream-filter FieldArray(FieldArray([LongString(LongString([97]))]))",
+                "x-stream-match-unfiltered Boolean(true)",
+                "x-stream-offset LongLongInt(7)",
+            ]
+        );
+        for (offset, expected) in [
+            (StreamOffset::Next, "LongString(LongString([110, 101, 120, 116]))"),
+            (StreamOffset::Timestamp(5), "Timestamp(5)"),
+        ] {
+            let consumer = ConsumerArguments { stream_offset: Some(offset), ..Default::default() };
+            assert_eq!(shown(&consumer), [format!("x-stream-offset {expected}")]);
+        }
+    }
+
+    #[test]
+    fn a_declaration_as_the_config_and_rabbitmq_want_it() {
+        let quorum = |declaration: &Declaration| {
+            typed(declaration.clone(), QueueType::Quorum).arguments.queue_type
+        };
+        let transient = Declaration { durable: false, ..Declaration::QUEUE };
+        let arguments =
+            Arguments { queue_type: Some(QueueType::Stream), ..Declaration::QUEUE.arguments };
+        assert_eq!(quorum(&Declaration::QUEUE), Some(QueueType::Quorum));
+        assert_eq!(
+            quorum(&Declaration { arguments, ..Declaration::QUEUE }),
+            Some(QueueType::Stream)
+        );
+        assert_eq!(quorum(&transient), None);
+        assert_eq!(quorum(&Declaration { auto_delete: true, ..Declaration::QUEUE }), None);
+        assert_eq!(typed(Declaration::QUEUE, QueueType::Classic), Declaration::QUEUE);
+        assert!(made_exclusive(transient).exclusive);
+        assert!(!made_exclusive(Declaration::QUEUE).exclusive);
     }
 
     #[test]

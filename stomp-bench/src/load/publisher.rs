@@ -4,14 +4,15 @@ use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
-use super::shared::{Lane, Shared};
-use super::{Load, subscriber};
+use super::shared::{Lane, Shared, Tally};
+use super::{Counted, Load, STALL, subscriber};
 use crate::Result;
 use crate::clock::{self, SECOND, Timer};
 use crate::connection::Connection;
-use crate::stamp::Stamp;
-use crate::wire::{self, Side};
+use crate::stamp::{self, HEADER_BYTES, Stamp};
+use crate::wire::{self, Found, Side};
 
 /// When a message is sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -25,6 +26,7 @@ pub enum Pace {
 /// One publisher.
 pub(super) struct Publisher {
     number: usize,
+    counted: Counted,
     sends: Vec<Send>,
     /// The one whose turn it is.
     turn: usize,
@@ -36,6 +38,8 @@ struct Send {
     bytes: Vec<u8>,
     /// Where the stamp goes.
     stamp: usize,
+    /// Where it goes in the `receipt` header.
+    receipt: Option<usize>,
     /// How many deliveries it is.
     fan: u64,
 }
@@ -68,19 +72,26 @@ impl Publisher {
         start: u64,
     ) -> Result<Self> {
         let sends = load.lanes(number).map(|destination| {
-            let head = format!(
-                "SEND\ndestination:{}\n{}content-length:{}\n\n",
+            let head = "SEND\nreceipt:";
+            let mut frame = match load.counted {
+                Counted::Deliveries => b"SEND\n".to_vec(),
+                Counted::Receipts => format!("{head}{:HEADER_BYTES$}\n", "").into_bytes(),
+            };
+            let rest = format!(
+                "destination:{}\n{}content-length:{}\n\n",
                 load.name(destination),
                 load.send_headers,
                 load.size
             );
-            let mut frame = head.into_bytes();
+            frame.extend_from_slice(rest.as_bytes());
             frame.resize(frame.len() + load.size, b'x');
             frame.push(0);
             let mut bytes = Vec::new();
             wire::put(&mut bytes, connection.framing(), Side::Client, &frame);
             let stamp = bytes.len() - 1 - load.size;
-            Send { bytes, stamp, fan: load.fan(destination) }
+            let receipt =
+                (load.counted == Counted::Receipts).then(|| bytes.len() - frame.len() + head.len());
+            Send { bytes, stamp, receipt, fan: load.fan(destination) }
         });
         let sends = sends.collect();
         let schedule = match load.pace {
@@ -93,7 +104,7 @@ impl Publisher {
                 Some(Schedule { timer: Timer::new()?, start, every, sent: 0 })
             }
         };
-        Ok(Self { number, sends, turn: 0, schedule })
+        Ok(Self { number, counted: load.counted, sends, turn: 0, schedule })
     }
 
     /// Sends until the run is stopped, and gives the connection back.
@@ -105,7 +116,10 @@ impl Publisher {
         let lane = shared.lane(self.number)?;
         loop {
             match poll_fn(|cx| self.poll_turn(cx, &mut connection, &shared, lane)).await {
-                Ok(Turn::Stop) => return Some(connection),
+                Ok(Turn::Stop) => {
+                    self.read_receipts(&mut connection, &shared, lane).await;
+                    return Some(connection);
+                }
                 Ok(Turn::Send) => {
                     if let Err(error) = self.send(&mut connection, lane) {
                         shared.fail(format!("a publisher: {error}"));
@@ -128,9 +142,7 @@ impl Publisher {
         lane: &Lane,
     ) -> Poll<io::Result<Turn>> {
         // Heart-beats, PINGs, and ERROR.
-        while let Poll::Ready(result) =
-            connection.poll_receive(cx, &mut |found, _, _| subscriber::note(found, shared))
-        {
+        while let Poll::Ready(result) = self.poll_receive(cx, connection, shared) {
             result?;
         }
         // A frame that the socket took half of goes before anything else.
@@ -156,6 +168,54 @@ impl Publisher {
         }
     }
 
+    /// Reads once, and counts RECEIPTs where they count.
+    fn poll_receive(
+        &self,
+        cx: &mut Context<'_>,
+        connection: &mut Connection,
+        shared: &Shared,
+    ) -> Poll<io::Result<()>> {
+        if self.counted == Counted::Deliveries {
+            return connection.poll_receive(cx, &mut |found, _, _| subscriber::note(found, shared));
+        }
+        let publisher = u32::try_from(self.number).unwrap_or(u32::MAX);
+        let mut tally = Tally::new(shared);
+        connection.poll_receive(cx, &mut |found, now, _| {
+            let due = match found {
+                Found::Frame(frame) if frame.starts_with(b"RECEIPT") => {
+                    wire::header(frame, "receipt-id").and_then(stamp::read_header)
+                }
+                _ => None,
+            };
+            match due {
+                Some(due) => tally.message(Stamp { due, publisher }, now),
+                None => subscriber::note(found, shared),
+            }
+        })
+    }
+
+    /// Reads the RECEIPTs that are still on their way, unless none comes any more.
+    async fn read_receipts(&self, connection: &mut Connection, shared: &Shared, lane: &Lane) {
+        if self.counted == Counted::Deliveries {
+            return;
+        }
+        let all = poll_fn(|cx| {
+            while lane.is_owed() {
+                match self.poll_receive(cx, connection, shared) {
+                    Poll::Ready(Ok(())) => {}
+                    Poll::Ready(Err(error)) => {
+                        shared.fail(format!("a publisher: {error}"));
+                        return Poll::Ready(());
+                    }
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+            Poll::Ready(())
+        });
+        // What has not come by then is told as missing.
+        drop(tokio::time::timeout(Duration::from_nanos(STALL), all).await);
+    }
+
     /// Sends all that may be sent now, each in a write of its own.
     fn send(&mut self, connection: &mut Connection, lane: &Lane) -> io::Result<()> {
         loop {
@@ -176,6 +236,9 @@ impl Publisher {
             let publisher = u32::try_from(self.number).unwrap_or(u32::MAX);
             if let Some(body) = send.bytes.get_mut(send.stamp..) {
                 Stamp { due, publisher }.write(body);
+            }
+            if let Some(value) = send.receipt.and_then(|at| send.bytes.get_mut(at..)) {
+                stamp::write_header(due, value);
             }
             lane.owe(send.fan);
             if !connection.write_now(&send.bytes)? {

@@ -64,6 +64,11 @@ impl Lane {
         self.window.is_none_or(|window| under_way <= window)
     }
 
+    /// Whether something of it is still to come.
+    pub(super) fn is_owed(&self) -> bool {
+        self.owed.load(Ordering::Relaxed) > self.delivered.load(Ordering::Relaxed)
+    }
+
     /// A message is about to be written.
     pub(super) fn owe(&self, deliveries: u64) {
         self.owed.fetch_add(deliveries, Ordering::Relaxed);

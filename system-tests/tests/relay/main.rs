@@ -6,13 +6,18 @@
 #![allow(clippy::too_many_lines, reason = "a course of events is read from top to bottom")]
 
 mod acks;
+mod amqp;
 mod crash;
+mod exchanges;
 mod fan_out;
+mod native;
 mod nodes;
 mod outage;
 mod peers;
 mod plugin;
+mod poison;
 mod pressure;
+mod queue_headers;
 mod readiness;
 mod replay;
 mod sharing;

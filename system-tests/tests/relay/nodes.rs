@@ -424,7 +424,8 @@ async fn connections_that_break_lose_nothing() {
         while !stop.load(Ordering::SeqCst) {
             open.push_back(alice.send_later(TO_BOB, &[], &format!("m-{count}")).await);
             count += 1;
-            // The sender waits for nobody, so that something is under way when they break.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            // Something is under way when they break.
             if open.len() >= 50 {
                 alice.receipt(&open.pop_front().unwrap()).await;
             }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use system_tests::relay::Setup;
 use system_tests::stomp_client::{Client, Frame, Wire};
 
+use crate::amqp::Amqp;
 use crate::support::shared_rabbitmq;
 
 /// Headers that may differ between the two receivers, and why.
@@ -23,7 +24,7 @@ const MAY_DIFFER: [&str; 4] = [
 ];
 
 /// What a sender may say, and what each server makes of it.
-const SENT: [&[(&str, &str)]; 4] = [
+const SENT: [&[(&str, &str)]; 8] = [
     &[],
     &[("persistent", "true"), ("content-type", "text/plain;charset=utf-8")],
     &[
@@ -38,7 +39,25 @@ const SENT: [&[(&str, &str)]; 4] = [
         ("app-id", "test"),
     ],
     &[("x-own", "a:b\\c\nd"), ("own", ""), ("number", "17"), ("\u{e4}", "\u{f6}")],
+    // At their limits, and what looks like RabbitMQ's own.
+    &[("priority", "0"), ("timestamp", "0"), ("expiration", "4294967295")],
+    &[("priority", "255"), ("timestamp", "9007199254740993"), ("persistent", "false")],
+    &[("type", LONGEST), (LONGEST, "v"), ("correlation-id", "\u{e9}:\n"), ("reply-to", "a%b")],
+    &[
+        ("x-expires", "900000"),
+        ("x-death", "none"),
+        ("x-first-death-queue", "q"),
+        ("selector", "s"),
+    ],
 ];
+
+/// What AMQP takes at most for a name, and for a property.
+const LONGEST: &str = concat!(
+    "0123456789abcdefghijklmnopqrstuvwxyz_0123456789abcdefghijklmnopqrs0",
+    "0123456789abcdefghijklmnopqrstuvwxyz_0123456789abcdefghijklmnopqrs1",
+    "0123456789abcdefghijklmnopqrstuvwxyz_0123456789abcdefghijklmnopqrs2",
+    "0123456789abcdefghijklmnopqrstuvwxyz_0123456789abcdef0",
+);
 
 fn headers(frame: &Frame) -> BTreeMap<&str, &str> {
     let headers = frame.headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -82,6 +101,35 @@ async fn plugin_and_relay_show_the_same_message() {
         }
     }
 
+    // An exchange alike, with and without a queue of its own.
+    assert_eq!(LONGEST.len(), 255);
+    let amqp = Amqp::connect(&rabbit).await;
+    amqp.declare_exchange("alike/e", lapin::ExchangeKind::Topic, false).await;
+    for (id, ack) in [("e", "auto"), ("c", "client-individual")] {
+        let headers = [("ack", ack)];
+        plugin.subscribe(id, "/exchange/alike%2Fe/k.#", &headers).await;
+        ours.subscribe(id, "/exchange/alike%2Fe/k.#", &headers).await;
+        for from_relay in [false, true] {
+            for (case, sent) in SENT.iter().enumerate() {
+                let what = format!("exchange, {ack}, case {case}, from the relay: {from_relay}");
+                let sender = if from_relay { &mut ours } else { &mut plugin };
+                let body = format!("body {case}");
+                sender.send("/exchange/alike%2Fe/k.a", sent, &body).await;
+                let (mut at_plugin, mut at_relay) = (plugin.message().await, ours.message().await);
+                for message in [&mut at_plugin, &mut at_relay] {
+                    assert_eq!(message.get("ack").is_some(), ack != "auto");
+                    message.headers.retain(|(name, _)| name != "ack");
+                }
+                assert_eq!(at_relay.header("destination"), "/exchange/alike%2Fe/k.a");
+                assert_eq!(at_plugin.text(), body);
+                assert_alike(&what, &at_plugin, &at_relay);
+                as_sent(&what, sent, &at_relay);
+            }
+        }
+        plugin.unsubscribe(id).await;
+        ours.unsubscribe(id).await;
+    }
+
     // A queue: each message has one receiver, so each case is sent twice, to a queue of each
     // receiver's own.
     plugin.subscribe("q", "/queue/alike.plugin", &[("ack", "client")]).await;
@@ -116,7 +164,14 @@ async fn taken(client: &mut Client, queue: &str) -> Frame {
 /// What the sender said is there, as it said it.
 fn as_sent(what: &str, sent: &[(&str, &str)], got: &Frame) {
     for (name, value) in sent {
-        assert_eq!(got.get(name), Some(*value), "{what}: {name}");
+        let expected = match (*name, *value) {
+            // It is there, or it is not.
+            ("persistent", "false") => None,
+            // The bare name of a queue is shown so that it can be sent to.
+            ("reply-to", "a%b") => Some("/reply-queue/a%b"),
+            (_, value) => Some(value),
+        };
+        assert_eq!(got.get(name), expected, "{what}: {name}");
     }
 }
 

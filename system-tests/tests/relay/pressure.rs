@@ -6,7 +6,8 @@ use std::net::{SocketAddr, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-use system_tests::relay::Setup;
+use system_tests::rabbitmq::RabbitMqServer;
+use system_tests::relay::{Relay, Setup};
 
 const SUBSCRIBERS: usize = 10;
 /// Many times what a session's mailbox holds, and many more than come with one read.
@@ -60,7 +61,16 @@ fn read_all(mut stream: TcpStream) -> Vec<usize> {
 
 #[test]
 fn a_fast_sender_is_slowed_and_nobody_is_closed() {
-    let relay = Setup::new().config(LIMITS).start();
+    check(&Setup::new().config(LIMITS).start());
+}
+
+#[test]
+fn rabbitmq_is_slowed_and_nobody_is_closed() {
+    let rabbit = RabbitMqServer::shared().unwrap();
+    check(&Setup::new().broker(&rabbit.amqp_url).config(LIMITS).start());
+}
+
+fn check(relay: &Relay) {
     let address = relay.tcp_address();
     let readers: Vec<_> = (0..SUBSCRIBERS)
         .map(|_| {

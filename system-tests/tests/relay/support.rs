@@ -1,6 +1,7 @@
 //! What several of these tests do.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use system_tests::rabbitmq::RabbitMqServer;
 use system_tests::redis::RedisServer;
@@ -70,4 +71,39 @@ pub(crate) fn assert_distinct_x_ids(frames: &[Frame]) {
     ids.sort_unstable();
     ids.dedup();
     assert_eq!(ids.len(), frames.len(), "an x-id came twice");
+}
+
+/// A relay before that RabbitMQ that answers every refusal by a message, so that a session lives
+/// to be refused again.
+pub(crate) fn forgiving(rabbit: &RabbitMqServer) -> Setup {
+    let kinds = ["denied", "unknown_destination", "unroutable", "limit"];
+    kinds.iter().fold(Setup::new().broker(&rabbit.amqp_url), |setup, kind| {
+        setup.config(&format!("errors.{kind} = \"message\""))
+    })
+}
+
+/// What a client that has subscribed to its errors is told: the kind and the words.
+pub(crate) async fn refusal(client: &mut Client) -> (String, String) {
+    let frame = client.message().await;
+    assert_eq!(frame.get("destination"), Some("/user/queue/errors"), "{frame:?}");
+    (frame.header("x-error").to_owned(), frame.header("message").to_owned())
+}
+
+/// Lines of `rabbitmqctl list_...` without its header.
+pub(crate) async fn listed(rabbit: &Arc<RabbitMqServer>, args: &[&'static str]) -> Vec<String> {
+    let (rabbit, args) = (rabbit.clone(), args.to_vec());
+    let list = blocking(move || {
+        let args = [&args[..1], &["--no-table-headers"], &args[1..]].concat();
+        rabbit.ctl(&args).unwrap()
+    });
+    list.await.lines().map(str::to_owned).collect()
+}
+
+/// Waits until something is so.
+pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut() -> F) {
+    let deadline = Instant::now() + system_tests::PATIENCE;
+    while !is_so().await {
+        assert!(Instant::now() < deadline, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

@@ -1,0 +1,390 @@
+//! Plain subscriptions to exchanges: one queue for each exchange and key that somebody on this
+//! node listens to, and the fan-out to sessions is done here.
+//!
+//! The queues are exclusive, so they are declared, bound and consumed on one connection, and go
+//! with it: what others publish meanwhile passes by. All are consumed on one channel; what
+//! RabbitMQ may refuse is asked on another one, which may be closed over it without harm.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use futures_util::stream::{SelectAll, StreamExt};
+use futures_util::{Stream, stream};
+use lapin::Channel;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions,
+    QueueDeleteOptions,
+};
+use lapin::types::{FieldTable, ShortString};
+use tokio::sync::Notify;
+use tracing::warn;
+
+use super::connection::{Backoff, Keeper, Link, Shared, random_name};
+use super::fanouts::{Fanouts, Refused, Waiter};
+use super::properties::{self, Incoming};
+use super::recent::Recent;
+use super::refusal::{self, Fault};
+use super::topology;
+use crate::destination::{Exchange, Topic};
+use crate::relay::error::Refusal;
+use crate::relay::mailbox::{Event, Level, Mailbox, Submit, SubscriptionNumber, Token};
+use crate::relay::topics::Topics;
+
+/// Of each queue.
+const PREFETCH: u16 = 2_000;
+/// Deliveries that are acked together.
+const BURST: usize = 500;
+/// Binds at a time.
+const BINDS: usize = 16;
+const SWEEP: Duration = Duration::from_secs(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+/// The handle.
+pub(super) struct ExchangeQueues {
+    shared: Arc<Shared>,
+    node_id: String,
+    /// By [`place`].
+    listeners: Topics,
+    recent: Arc<Mutex<Recent>>,
+    fanouts: Mutex<Fanouts>,
+    wake: Notify,
+}
+
+impl std::fmt::Debug for ExchangeQueues {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ExchangeQueues").finish_non_exhaustive()
+    }
+}
+
+impl ExchangeQueues {
+    /// `keeper`: the connection that has the node's exclusive queues.
+    pub(super) fn spawn(
+        shared: &Arc<Shared>,
+        keeper: Arc<Keeper>,
+        node_id: String,
+        recent: Arc<Mutex<Recent>>,
+    ) -> Arc<Self> {
+        let queues = Arc::new(Self {
+            shared: shared.clone(),
+            node_id,
+            listeners: Topics::new(),
+            recent,
+            fanouts: Mutex::default(),
+            wake: Notify::new(),
+        });
+        shared.spawn(run(queues.clone(), keeper));
+        queues
+    }
+
+    pub(super) fn subscribe(
+        &self,
+        to: &Arc<Mailbox>,
+        token: Option<Token>,
+        subscription: SubscriptionNumber,
+        exchange: Exchange,
+    ) -> Submit {
+        for name in [&exchange.name, &exchange.key] {
+            if let Err(refusal) = topology::short(name) {
+                return Submit::Refused(refusal);
+            }
+        }
+        self.listeners.subscribe(&place(&exchange), to, subscription);
+        let waiter = Waiter { to: to.clone(), subscription, token };
+        if self.fanouts().subscribe(waiter, exchange, Instant::now()) {
+            return Submit::Done(Level::Confirmed);
+        }
+        self.wake.notify_one();
+        Submit::Pending
+    }
+
+    /// Whether the subscription was one of these.
+    pub(super) fn unsubscribe(&self, session: u64, subscription: SubscriptionNumber) -> bool {
+        let exchange = self.fanouts().unsubscribe(session, subscription, Instant::now());
+        let Some(exchange) = exchange else { return false };
+        self.listeners.unsubscribe(&place(&exchange), session, subscription);
+        true
+    }
+
+    pub(super) fn session_ended(&self, session: u64) {
+        let subscriptions = self.fanouts().session_ended(session, Instant::now());
+        for (number, exchange) in &subscriptions {
+            self.listeners.unsubscribe(&place(exchange), session, *number);
+        }
+    }
+
+    fn fanouts(&self) -> MutexGuard<'_, Fanouts> {
+        self.fanouts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn confirm(&self, waiters: Vec<Waiter>) {
+        for Waiter { to, token, .. } in waiters {
+            if let Some(token) = token {
+                to.event(Event::Done { token, result: Ok(Level::Confirmed) });
+            }
+        }
+    }
+
+    fn refuse(&self, exchange: &Exchange, refusal: &Refusal) {
+        let Refused { waiters, holders } = self.fanouts().refused(exchange, Instant::now());
+        let place = place(exchange);
+        for Waiter { to, subscription, token } in waiters {
+            self.listeners.unsubscribe(&place, to.session(), subscription);
+            if let Some(token) = token {
+                to.event(Event::Done { token, result: Err(refusal.clone()) });
+            }
+        }
+        for (to, subscription) in holders {
+            self.listeners.unsubscribe(&place, to.session(), subscription);
+            let refusal = Refusal { kind: refusal::cancelled().kind, ..refusal.clone() };
+            to.event(Event::Cancelled { subscription, refusal });
+        }
+    }
+
+    fn take(&self, of: &Exchange, delivery: Delivery) {
+        self.shared.counters.received.add(1);
+        let Delivery { exchange, routing_key, redelivered, properties, data, .. } = delivery;
+        let (exchange, key) = (exchange.as_str(), routing_key.as_str());
+        let Incoming { mut message, republished } =
+            properties::incoming(exchange, key, &properties, data);
+        let place = place(of);
+        if let Some(id) = message.x_id {
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            if recent.note(place.key(), id, republished, Instant::now()) && !redelivered {
+                self.shared.counters.duplicates.add(1);
+                return;
+            }
+        }
+        // Shared by all receivers, so it is a header of the message and not of a delivery.
+        message.redelivered |= republished || redelivered;
+        self.listeners.publish(place.key(), &Arc::new(message));
+    }
+}
+
+/// What it is in the table of listeners: an exchange's name has no NUL, nor has any key.
+fn place(exchange: &Exchange) -> Topic {
+    Topic::literal(&Arc::from(format!("{}\0{}", exchange.name, exchange.key)))
+}
+
+enum Item {
+    Delivery(Arc<Exchange>, Box<lapin::Result<Delivery>>),
+    /// The consumer of that queue is over.
+    End(Arc<Exchange>, ShortString),
+}
+
+type Deliveries = Pin<Box<dyn Stream<Item = Item> + Send>>;
+
+/// The queues on a connection.
+struct Attached<'a> {
+    queues: &'a ExchangeQueues,
+    keeper: &'a Keeper,
+    link: &'a Link,
+    channel: Channel,
+    /// To declare and to bind.
+    asking: Option<Channel>,
+    /// The queue of each; it is the consumer's tag too.
+    names: HashMap<Exchange, ShortString>,
+    deliveries: SelectAll<Deliveries>,
+}
+
+impl Attached<'_> {
+    /// Until the channel is lost.
+    async fn run(&mut self) -> lapin::Result<()> {
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            self.bind().await?;
+            tokio::select! {
+                () = self.queues.shared.stop.cancelled() => return Ok(()),
+                () = self.link.lost() => return Ok(()),
+                Some(first) = self.deliveries.next(), if !self.deliveries.is_empty() => {
+                    self.take_burst(first).await?;
+                }
+                () = self.queues.wake.notified() => {}
+                _ = sweep.tick() => self.expire().await?,
+            }
+        }
+    }
+
+    /// Binds what is wanted and not bound yet; some of it, so that deliveries do not wait.
+    async fn bind(&mut self) -> lapin::Result<()> {
+        for _ in 0..BINDS {
+            let wanted = self.queues.fanouts().next_wanted();
+            let Some(exchange) = wanted else { return Ok(()) };
+            match self.bind_one(&exchange).await {
+                Ok(()) => {
+                    let waiters = self.queues.fanouts().bound(&exchange, Instant::now());
+                    self.queues.confirm(waiters);
+                }
+                Err(error) => match Fault::of(&error) {
+                    Fault::Refused(code) => {
+                        self.keeper.closed_channel(self.link);
+                        warn!("RabbitMQ refuses to bind an exchange: {error}");
+                        self.asking = None;
+                        self.drop_unused(&exchange).await?;
+                        let refusal = refusal::of_exchange(code, &exchange.name);
+                        self.queues.refuse(&exchange, &refusal);
+                    }
+                    // Asked again on another channel, after a pause.
+                    Fault::Unavailable | Fault::Violation | Fault::Gone => return Err(error),
+                },
+            }
+        }
+        self.queues.wake.notify_one();
+        Ok(())
+    }
+
+    async fn bind_one(&mut self, exchange: &Exchange) -> lapin::Result<()> {
+        let link = self.link;
+        let asking = self.asking().await?;
+        let known = self.names.get(exchange).cloned();
+        let is_known = known.is_some();
+        let queue = match known {
+            Some(queue) => queue,
+            None => {
+                let name = topology::node_queue(&self.queues.node_id, &random_name());
+                // The length of the node's id is checked at start-up.
+                let name = ShortString::try_new(name).unwrap_or_default();
+                let (options, arguments) = topology::node_queue_options();
+                link.answer(asking.queue_declare(name.clone(), options, arguments)).await?;
+                self.names.insert(exchange.clone(), name.clone());
+                name
+            }
+        };
+        // Their lengths were checked when they were asked for.
+        let name = topology::short(&exchange.name).unwrap_or_default();
+        let key = topology::short(&exchange.key).unwrap_or_default();
+        let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+        link.answer(asking.queue_bind(queue.clone(), name, key, options, arguments)).await?;
+        if !is_known {
+            self.consume(exchange, queue).await?;
+        }
+        Ok(())
+    }
+
+    async fn consume(&mut self, exchange: &Exchange, queue: ShortString) -> lapin::Result<()> {
+        let options = BasicConsumeOptions { exclusive: true, ..Default::default() };
+        let consume = self.channel.basic_consume(
+            queue.clone(),
+            queue.clone(),
+            options,
+            FieldTable::default(),
+        );
+        let consumer = self.link.answer(consume).await?;
+        let of = Arc::new(exchange.clone());
+        let end = stream::iter([Item::End(of.clone(), queue)]);
+        let deliveries =
+            consumer.map(move |delivery| Item::Delivery(of.clone(), Box::new(delivery)));
+        self.deliveries.push(Box::pin(deliveries.chain(end)));
+        Ok(())
+    }
+
+    async fn asking(&mut self) -> lapin::Result<Channel> {
+        if let Some(channel) = &self.asking
+            && channel.status().connected()
+        {
+            return Ok(channel.clone());
+        }
+        let channel = self.link.open_channel().await?;
+        self.asking = Some(channel.clone());
+        Ok(channel)
+    }
+
+    /// The queue of a binding that was refused goes, unless it had others before. Nobody consumes
+    /// it, so it would not go by itself.
+    async fn drop_unused(&mut self, exchange: &Exchange) -> lapin::Result<()> {
+        // It is consumed from the first time that it is bound.
+        if self.queues.fanouts().is_bound(exchange) {
+            return Ok(());
+        }
+        let Some(queue) = self.names.remove(exchange) else { return Ok(()) };
+        let asking = self.asking().await?;
+        let delete = asking.queue_delete(queue, QueueDeleteOptions::default());
+        self.link.answer(delete).await.map(drop)
+    }
+
+    /// Those without users go: an auto-delete queue goes with its consumer.
+    async fn expire(&mut self) -> lapin::Result<()> {
+        let expired = self.queues.fanouts().expire(Instant::now());
+        for exchange in expired {
+            let Some(tag) = self.names.remove(&exchange) else { continue };
+            let cancel = self.channel.basic_cancel(tag, BasicCancelOptions::default());
+            self.link.answer(cancel).await?;
+        }
+        Ok(())
+    }
+
+    /// Hands on what is there by now, at most a burst. Each is acked by itself: the queues'
+    /// deliveries are not taken in the order of their tags.
+    async fn take_burst(&mut self, first: Item) -> lapin::Result<()> {
+        let tags = self.take_ready(first)?;
+        let options = BasicAckOptions { multiple: false };
+        let acks = tags.into_iter().map(|tag| self.channel.basic_ack(tag, options));
+        join_all(acks).await.into_iter().collect()
+    }
+
+    /// The delivery tags of what was taken.
+    fn take_ready(&mut self, first: Item) -> lapin::Result<Vec<u64>> {
+        let mut tags = Vec::new();
+        self.take(first, &mut tags)?;
+        let mut context = Context::from_waker(Waker::noop());
+        while tags.len() < BURST
+            && let Poll::Ready(Some(item)) = self.deliveries.poll_next_unpin(&mut context)
+        {
+            self.take(item, &mut tags)?;
+        }
+        Ok(tags)
+    }
+
+    fn take(&mut self, item: Item, tags: &mut Vec<u64>) -> lapin::Result<()> {
+        match item {
+            Item::Delivery(of, delivery) => {
+                let delivery = (*delivery)?;
+                tags.push(delivery.delivery_tag);
+                self.queues.take(&of, delivery);
+            }
+            // Either it has expired, or somebody deleted the queue.
+            Item::End(of, queue) => {
+                if self.names.get(&*of) == Some(&queue) {
+                    self.names.remove(&*of);
+                    self.queues.fanouts().lost(&of);
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn run(queues: Arc<ExchangeQueues>, keeper: Arc<Keeper>) {
+    let mut backoff = Backoff::default();
+    while let Some(link) = keeper.link().await {
+        let began = Instant::now();
+        let result = link.answer(serve(&queues, &keeper, &link)).await;
+        if queues.shared.stop.is_cancelled() {
+            return;
+        }
+        if let Err(error) = result
+            && let Fault::Refused(_) = Fault::of(&error)
+        {
+            keeper.closed_channel(&link);
+            warn!("RabbitMQ closed the channel of exchanges: {error}");
+        }
+        if began.elapsed() > SWEEP {
+            backoff = Backoff::default();
+        }
+        if link.is_alive() {
+            tokio::time::sleep(backoff.next(LONGEST_PAUSE)).await;
+        }
+    }
+}
+
+async fn serve(queues: &ExchangeQueues, keeper: &Keeper, link: &Link) -> lapin::Result<()> {
+    let channel = link.open_channel().await?;
+    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+    queues.fanouts().reset();
+    let (asking, names, deliveries) = (None, HashMap::new(), SelectAll::new());
+    Attached { queues, keeper, link, channel, asking, names, deliveries }.run().await
+}

@@ -1,0 +1,73 @@
+//! An AMQP client of RabbitMQ, as other programs than the relay are.
+
+use lapin::options::{
+    BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
+    ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
+};
+use lapin::types::FieldTable;
+use lapin::{
+    BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer,
+    ExchangeKind,
+};
+use system_tests::rabbitmq::RabbitMqServer;
+
+pub(crate) struct Amqp {
+    _connection: Connection,
+    pub(crate) channel: Channel,
+}
+
+impl Amqp {
+    pub(crate) async fn connect(server: &RabbitMqServer) -> Self {
+        let properties = ConnectionProperties::default();
+        let connection = Connection::connect(&server.amqp_url, properties).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        channel.confirm_select(ConfirmSelectOptions::default()).await.unwrap();
+        Self { _connection: connection, channel }
+    }
+
+    pub(crate) async fn declare_exchange(&self, name: &str, kind: ExchangeKind, internal: bool) {
+        let options = ExchangeDeclareOptions { internal, ..Default::default() };
+        let table = FieldTable::default();
+        self.channel.exchange_declare(name.into(), kind, options, table).await.unwrap();
+    }
+
+    pub(crate) async fn delete_exchange(&self, name: &str) {
+        let options = ExchangeDeleteOptions::default();
+        self.channel.exchange_delete(name.into(), options).await.unwrap();
+    }
+
+    pub(crate) async fn publish(
+        &self,
+        exchange: &str,
+        key: &str,
+        properties: BasicProperties,
+        body: &str,
+    ) {
+        let options = BasicPublishOptions::default();
+        let publish = self.channel.basic_publish(
+            exchange.into(),
+            key.into(),
+            options,
+            body.as_bytes(),
+            properties,
+        );
+        let confirmation = publish.await.unwrap().await.unwrap();
+        assert!(matches!(confirmation, Confirmation::Ack(None)), "{confirmation:?}");
+    }
+
+    /// A queue of this connection's own, bound to the exchange, and what comes into it.
+    pub(crate) async fn listen(&self, exchange: &str, key: &str) -> Consumer {
+        let options =
+            QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+        let table = FieldTable::default;
+        let queue = self.channel.queue_declare("".into(), options, table()).await.unwrap();
+        let name = queue.name().clone();
+        let bind = QueueBindOptions::default();
+        self.channel
+            .queue_bind(name.clone(), exchange.into(), key.into(), bind, table())
+            .await
+            .unwrap();
+        let options = BasicConsumeOptions { no_ack: true, ..Default::default() };
+        self.channel.basic_consume(name, "".into(), options, table()).await.unwrap()
+    }
+}

@@ -12,13 +12,7 @@ use crate::network::lost;
 use crate::report::Report;
 use crate::{Pace, blocking};
 
-const PLAN: Plan = Plan {
-    senders: 20,
-    pace: Duration::from_millis(100),
-    queues: "/amq/queue/",
-    headers: &[("x-queue-type", "quorum")],
-    idle: 2,
-};
+const PLAN: Plan = Plan { senders: 20, pace: Duration::from_millis(100), idle: 2 };
 
 /// All nodes but the first do nothing while this lives.
 struct Frozen(Arc<RabbitMqCluster>);
@@ -36,6 +30,11 @@ impl Drop for Frozen {
     }
 }
 
+fn setup(cluster: &RabbitMqCluster, outage_time: &str) -> Setup {
+    let config = format!("relay.queue_type = \"quorum\"\nrelay.outage.time = \"{outage_time}\"");
+    Setup::new().broker(&cluster.urls()).config(&config)
+}
+
 async fn start(setup: &Setup) -> Relay {
     let setup = setup.clone();
     blocking(move || setup.start()).await
@@ -44,10 +43,7 @@ async fn start(setup: &Setup) -> Relay {
 /// Two relays and all their clients; the node with a queue's leader is killed.
 pub(crate) async fn node_lost(cluster: Arc<RabbitMqCluster>, pace: Pace) -> Report {
     let redis = blocking(|| RedisServer::start(&[])).await;
-    let setup = Setup::new()
-        .broker(&cluster.urls())
-        .store(&redis.url())
-        .config("relay.outage.time = \"3m\"");
+    let setup = setup(&cluster, "3m").store(&redis.url());
     let relays = (start(&setup).await, start(&setup).await);
     let clients = pace.count(200, 1_000);
     let plan = Plan { idle: clients - PLAN.senders - 5, ..PLAN };
@@ -84,8 +80,7 @@ pub(crate) async fn node_lost(cluster: Arc<RabbitMqCluster>, pace: Pace) -> Repo
 /// Two of three nodes hang. The third is in the minority, so nothing is confirmed; connections to
 /// those that hang are given up and made to the one that answers.
 pub(crate) async fn minority(cluster: Arc<RabbitMqCluster>, pace: Pace) -> Report {
-    let setup = Setup::new().broker(&cluster.urls()).config("relay.outage.time = \"10s\"");
-    let relay = start(&setup).await;
+    let relay = start(&setup(&cluster, "10s")).await;
     let load = Load::start("minority", &[&relay], PLAN).await;
     let began = Instant::now();
     let frozen = Frozen::new(&cluster);
@@ -122,8 +117,7 @@ pub(crate) async fn minority(cluster: Arc<RabbitMqCluster>, pace: Pace) -> Repor
 
 /// A node loses its disk and joins again.
 pub(crate) async fn node_wiped(cluster: Arc<RabbitMqCluster>, _: Pace) -> Report {
-    let setup = Setup::new().broker(&cluster.urls()).config("relay.outage.time = \"3m\"");
-    let relay = start(&setup).await;
+    let relay = start(&setup(&cluster, "3m")).await;
     let load = Load::start("wiped", &[&relay], PLAN).await;
     let all = cluster.clone();
     let began = blocking(move || {

@@ -24,10 +24,6 @@ pub(crate) struct Plan {
     pub(crate) senders: usize,
     /// Between two messages of a sender.
     pub(crate) pace: Duration,
-    /// How senders name a queue: `/queue/`, or `/amq/queue/`.
-    pub(crate) queues: &'static str,
-    /// Headers of the SUBSCRIBEs to queues.
-    pub(crate) headers: &'static [(&'static str, &'static str)],
     /// Sessions that listen to a topic of their own, and nothing comes.
     pub(crate) idle: usize,
 }
@@ -35,7 +31,7 @@ pub(crate) struct Plan {
 impl Default for Plan {
     fn default() -> Self {
         let pace = Duration::from_millis(100);
-        Self { senders: 20, pace, queues: "/queue/", headers: &[], idle: 2 }
+        Self { senders: 20, pace, idle: 2 }
     }
 }
 
@@ -96,11 +92,11 @@ impl Load {
         let board = Arc::new(Board { receipts, ..Board::default() });
         let first = relays[0];
         let mut load = Self { board, senders: Vec::new(), readers: Vec::new(), idle: Vec::new() };
-        let acked = [&[("ack", "client-individual")], plan.headers].concat();
+        let acked: &[(&str, &str)] = &[("ack", "client-individual")];
         let none: &[(&str, &str)] = &[];
         let subscriptions = [
-            ("bob", format!("/queue/{row}.acked"), &*acked),
-            ("bob", format!("/queue/{row}.auto"), plan.headers),
+            ("bob", format!("/queue/{row}.acked"), acked),
+            ("bob", format!("/queue/{row}.auto"), none),
             ("bob", format!("/user/queue/{row}"), none),
             ("carol", format!("/topic/{row}.*"), none),
         ];
@@ -121,7 +117,7 @@ impl Load {
             let mut client = connect(relays[number % relays.len()], number, "alice").await;
             client.subscribe("errors", ERRORS, &[]).await;
             let mut destinations =
-                [".acked", ".auto"].map(|queue| format!("{}{row}{queue}", plan.queues)).to_vec();
+                [".acked", ".auto"].map(|queue| format!("/queue/{row}{queue}")).to_vec();
             // User messages come by way of the reader's own relay.
             if number.is_multiple_of(relays.len()) {
                 destinations.push(format!("/user/bob/queue/{row}"));

@@ -13,7 +13,7 @@ use crate::relay::origin::{QueueOrigin, binding_key};
 pub(super) enum Fault {
     /// RabbitMQ refused this one thing and closed the channel; the reply code.
     Refused(u16),
-    /// RabbitMQ closed the connection over something that was on it.
+    /// The connection is gone over something that was on it.
     Violation,
     /// The connection is gone, for no fault of ours.
     Gone,
@@ -29,6 +29,8 @@ impl Fault {
                 AMQPErrorKind::Hard(_) if amqp.get_id() == FORCED => Self::Gone,
                 AMQPErrorKind::Hard(_) => Self::Violation,
             },
+            // What RabbitMQ said, lapin could not read; it would say it again.
+            ErrorKind::ParsingError(_) => Self::Violation,
             _ => Self::Gone,
         }
     }

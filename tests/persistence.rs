@@ -43,7 +43,10 @@ mod file {
         let (user, target) = ("a".into(), "queue/x".into());
         let destination = Destination::User(UserDestination { user, target });
         let shown = destination.to_string();
-        append(Message::new(destination, shown.into(), Headers::default(), "b".into()), Keep::IfAbsent)
+        append(
+            Message::new(destination, shown.into(), Headers::default(), "b".into()),
+            Keep::IfAbsent,
+        )
     }
 
     fn register() -> Op {

@@ -553,7 +553,12 @@ fn message(is_users: bool) -> Arc<Message> {
         Destination::Queue("a".into())
     };
     let shown = destination.to_string();
-    Arc::new(Message::new(destination, shown.into(), Headers::default(), Bytes::from_static(b"hello")))
+    Arc::new(Message::new(
+        destination,
+        shown.into(),
+        Headers::default(),
+        Bytes::from_static(b"hello"),
+    ))
 }
 
 proptest! {

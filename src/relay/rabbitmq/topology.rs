@@ -365,6 +365,16 @@ mod tests {
             let declaration = Declaration { arguments, ..Declaration::QUEUE };
             assert_eq!(check_declaration("q", &declaration).unwrap_err().kind, RefusalKind::Limit);
         }
+        let origin = |queue: &str, binding: &Destination| {
+            let (binding, declare) = (Some(binding.clone()), Some(Declaration::QUEUE));
+            let consumer = ConsumerArguments::default();
+            QueueOrigin { queue: Arc::from(queue), declare, binding, consumer }
+        };
+        for origin in
+            [origin("q", &topic), origin("q", &exchange("e", &long)), origin(&long, &queue)]
+        {
+            assert_eq!(check(&origin).unwrap_err().kind, RefusalKind::Limit);
+        }
     }
 
     #[test]
@@ -381,16 +391,6 @@ mod tests {
         // Nothing is asked about these before they are published, and RabbitMQ is silent.
         for text in [format!("/topic/{accents}x"), format!("/amq/queue/{accents}x")] {
             assert!(route(&Destination::for_send(&text).unwrap()).is_ok());
-        }
-        let origin = |queue: &str, binding: &Destination| {
-            let (binding, declare) = (Some(binding.clone()), Some(Declaration::QUEUE));
-            let consumer = ConsumerArguments::default();
-            QueueOrigin { queue: Arc::from(queue), declare, binding, consumer }
-        };
-        for origin in
-            [origin("q", &topic), origin("q", &exchange("e", &long)), origin(&long, &queue)]
-        {
-            assert_eq!(check(&origin).unwrap_err().kind, RefusalKind::Limit);
         }
     }
 

@@ -88,10 +88,10 @@ impl ExchangeQueues {
         subscription: SubscriptionNumber,
         exchange: Exchange,
     ) -> Submit {
-        for name in [&exchange.name, &exchange.key] {
-            if let Err(refusal) = topology::short(name) {
-                return Submit::Refused(refusal);
-            }
+        let Exchange { name, key } = &exchange;
+        let fits = topology::short(name).and(topology::short(key));
+        if let Err(refusal) = fits.and(topology::repeatable(&[name, key])) {
+            return Submit::Refused(refusal);
         }
         self.listeners.subscribe(&place(&exchange), to, subscription);
         let waiter = Waiter { to: to.clone(), subscription, token };

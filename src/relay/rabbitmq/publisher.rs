@@ -88,8 +88,12 @@ impl Publisher {
         message: Arc<Message>,
         declare: Option<Declaration>,
     ) -> Submit {
-        let fits = declare.as_ref().map_or(Ok(()), topology::check_declaration);
-        if let Err(refusal) = fits.and(topology::route(&message.destination).map(drop)) {
+        let checked = topology::route(&message.destination).and_then(|route| {
+            declare
+                .as_ref()
+                .map_or(Ok(()), |declare| topology::check_declaration(route.key.as_str(), declare))
+        });
+        if let Err(refusal) = checked {
             return Submit::Refused(refusal);
         }
         if properties::check_size(&message).is_err() {

@@ -15,7 +15,7 @@ pub(super) enum Fault {
     Refused(u16),
     /// It closed the channel because the queue's node of the cluster is away. The queue is not.
     Unavailable,
-    /// RabbitMQ closed the connection over something that was on it.
+    /// The connection is gone over something that was on it.
     Violation,
     /// The connection is gone, for no fault of ours.
     Gone,
@@ -32,6 +32,8 @@ impl Fault {
                 AMQPErrorKind::Hard(_) if amqp.get_id() == FORCED => Self::Gone,
                 AMQPErrorKind::Hard(_) => Self::Violation,
             },
+            // What RabbitMQ said, lapin could not read; it would say it again.
+            ErrorKind::ParsingError(_) => Self::Violation,
             _ => Self::Gone,
         }
     }

@@ -41,11 +41,11 @@ pub(super) enum Goal {
 /// Where the destination is not RabbitMQ's, or its name does not fit into AMQP.
 pub(super) fn route(destination: &Destination) -> Result<Route, Refusal> {
     match destination {
-        Destination::Queue(name) => Ok(Route {
-            exchange: ShortString::default(),
-            key: short(name)?,
-            goal: Goal::Queue(name.clone()),
-        }),
+        Destination::Queue(name) => {
+            repeatable(&[name])?;
+            let goal = Goal::Queue(name.clone());
+            Ok(Route { exchange: ShortString::default(), key: short(name)?, goal })
+        }
         Destination::Topic(topic) if !topic.is_wildcard() => Ok(Route {
             exchange: short(TOPIC_EXCHANGE)?,
             key: short(topic.key())?,
@@ -55,11 +55,11 @@ pub(super) fn route(destination: &Destination) -> Result<Route, Refusal> {
         Destination::AmqQueue(name) | Destination::ReplyQueue(name) => {
             Ok(Route { exchange: ShortString::default(), key: short(name)?, goal: Goal::Open })
         }
-        Destination::Exchange(exchange) => Ok(Route {
-            exchange: short(&exchange.name)?,
-            key: short(&exchange.key)?,
-            goal: Goal::Exchange(exchange.clone()),
-        }),
+        Destination::Exchange(exchange) => {
+            repeatable(&[&exchange.name, &exchange.key])?;
+            let goal = Goal::Exchange(exchange.clone());
+            Ok(Route { exchange: short(&exchange.name)?, key: short(&exchange.key)?, goal })
+        }
         Destination::Topic(_) | Destination::User(_) | Destination::App(_) => Err(unknown()),
     }
 }
@@ -105,11 +105,14 @@ pub(super) fn answers() -> QueueOrigin {
 /// Where one does not.
 pub(super) fn check(origin: &QueueOrigin) -> Result<(), Refusal> {
     short(&origin.queue)?;
+    let mut names: Vec<&str> = vec![&origin.queue];
     if let Some((exchange, key)) = origin.binding.as_ref().and_then(binding_key) {
         short(exchange)?;
         short(key)?;
+        names.extend([exchange, key]);
     }
-    origin.declare.as_ref().map_or(Ok(()), check_declaration)
+    repeatable(&names)?;
+    origin.declare.as_ref().map_or(Ok(()), |declare| check_declaration(&origin.queue, declare))
 }
 
 /// Whether what is to become a name in RabbitMQ later fits into AMQP: a dead letter is published
@@ -117,12 +120,30 @@ pub(super) fn check(origin: &QueueOrigin) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// Where one does not.
-pub(super) fn check_declaration(declaration: &Declaration) -> Result<(), Refusal> {
-    let Arguments { dead_letter_exchange, dead_letter_routing_key, .. } = &declaration.arguments;
+pub(super) fn check_declaration(queue: &str, declaration: &Declaration) -> Result<(), Refusal> {
+    let Arguments { dead_letter_exchange, dead_letter_routing_key, max_age, .. } =
+        &declaration.arguments;
     for name in [dead_letter_exchange, dead_letter_routing_key].into_iter().flatten() {
         short(name)?;
     }
-    Ok(())
+    let texts = [dead_letter_exchange, dead_letter_routing_key, max_age];
+    texts.into_iter().flatten().try_for_each(|text| repeatable(&[queue, text]))
+}
+
+/// RabbitMQ repeats names where it refuses something, and cuts its text at 252 bytes, also within
+/// a character. lapin then gives up the connection, which is everybody's. So names that are not
+/// ASCII have to be so short that the end of RabbitMQ's text is behind them.
+///
+/// # Errors
+/// Where they are not.
+pub(super) fn repeatable(names: &[&str]) -> Result<(), Refusal> {
+    const MOST: usize = 100;
+    let bytes: usize = names.iter().map(|name| name.len()).sum();
+    if bytes <= MOST || names.iter().all(|name| name.is_ascii()) {
+        return Ok(());
+    }
+    let body = format!("Names that are not ASCII have at most {MOST} bytes, these have {bytes}.\n");
+    Err(Refusal::new(RefusalKind::Limit, "Destination too long", body))
 }
 
 /// What a queue is declared with, the same as RabbitMQ's STOMP plugin declares it with.
@@ -342,7 +363,7 @@ mod tests {
                 ..Arguments::default()
             };
             let declaration = Declaration { arguments, ..Declaration::QUEUE };
-            assert_eq!(check_declaration(&declaration).unwrap_err().kind, RefusalKind::Limit);
+            assert_eq!(check_declaration("q", &declaration).unwrap_err().kind, RefusalKind::Limit);
         }
         let origin = |queue: &str, binding: &Destination| {
             let (binding, declare) = (Some(binding.clone()), Some(Declaration::QUEUE));
@@ -353,6 +374,23 @@ mod tests {
             [origin("q", &topic), origin("q", &exchange("e", &long)), origin(&long, &queue)]
         {
             assert_eq!(check(&origin).unwrap_err().kind, RefusalKind::Limit);
+        }
+    }
+
+    #[test]
+    fn what_rabbitmq_may_repeat_ends_before_it_cuts_its_text() {
+        let accents = "\u{e9}".repeat(50);
+        let ascii = "x".repeat(255);
+        assert!(repeatable(&[&ascii, &ascii]).is_ok() && repeatable(&[&accents]).is_ok());
+        assert!(repeatable(&[&accents, "x"]).is_err() && repeatable(&[&ascii, "\u{e9}"]).is_err());
+        let longer = format!("/queue/{accents}x");
+        assert_eq!(
+            route(&Destination::for_send(&longer).unwrap()).unwrap_err().kind,
+            RefusalKind::Limit
+        );
+        // Nothing is asked about these before they are published, and RabbitMQ is silent.
+        for text in [format!("/topic/{accents}x"), format!("/amq/queue/{accents}x")] {
+            assert!(route(&Destination::for_send(&text).unwrap()).is_ok());
         }
     }
 

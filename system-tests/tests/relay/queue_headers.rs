@@ -78,6 +78,7 @@ async fn a_queue_is_declared_as_its_sender_says_and_as_the_plugin_does() {
     ours.subscribe("q", "/queue/headers.relay.3", &headers).await;
     assert_eq!(ours.message().await.text(), "first");
     ours.unsubscribe("q").await;
+    drop(ours.take_frames());
     until("the queue is gone", async || {
         let queues = listed(&rabbit, &["list_queues", "name"]).await;
         !queues.iter().any(|name| name == "headers.relay.3")

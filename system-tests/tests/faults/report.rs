@@ -74,9 +74,10 @@ pub(crate) fn table(rows: &[(&str, Report)]) -> String {
 const ABOUT: &str = "\
 # What a fault of RabbitMQ costs
 
-Written by `make faults` (a long run) or `FAULTS=short make faults`; do not edit. Each row is a fault that was made for real while senders
-sent `persistent:true` to `/queue` and `/user` with receipts, readers read with and without acks,
-and others listened to topics, through the built relay. `errors.outage` is `message`, the default.
+Written by `make faults`, or shorter by `FAULTS=short make faults`; do not edit. Each row is a fault
+that was made for real while senders sent `persistent:true` to `/queue` and `/user` with receipts,
+readers read with and without acks, and others listened to topics, through the built relay.
+`errors.outage` is `message`, the default.
 
 - *receipted*: a RECEIPT came. *refused*: an error of kind `outage` came instead; the message may
   have been taken all the same.

@@ -7,11 +7,13 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | [`dialer`], [`connection`] | connects, supervises, backs off |
+//! | [`dialer`], [`connection`], [`state`] | connects, supervises, backs off; says how it is |
 //! | [`declarer`] | declares queues |
 //! | [`publisher`], [`ledger`] | publishes and keeps what is not confirmed |
 //! | [`consumer`], [`subscription`], [`pool`] | `/queue`, and topics with acks |
 //! | [`node_queue`], [`bindings`], [`handover`] | all other topic subscriptions |
+//! | [`nodes`], [`parcels`], [`inbox`] | from node to node: messages for users |
+//! | [`metrics`], [`counters`] | what Prometheus is told |
 //! | [`topology`], [`properties`], [`refusal`], [`recent`] | AMQP's words for ours |
 
 mod bindings;
@@ -21,13 +23,18 @@ mod counters;
 mod declarer;
 mod dialer;
 mod handover;
+mod inbox;
 mod ledger;
+mod metrics;
 mod node_queue;
+mod nodes;
+mod parcels;
 mod pool;
 mod properties;
 mod publisher;
 mod recent;
 mod refusal;
+mod state;
 mod subscription;
 mod topology;
 
@@ -35,12 +42,16 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use counters::Snapshot;
+pub use nodes::Nodes;
+pub use parcels::{Done, Fate};
+pub use state::Condition;
 
-use self::connection::{Shared, State, random_name};
+use self::connection::{Keeper, Shared, random_name};
 use self::consumer::Consumers;
 use self::counters::Counters;
 use self::declarer::Declarer;
@@ -49,6 +60,7 @@ use self::ledger::Limits;
 use self::node_queue::NodeQueue;
 use self::publisher::Publisher;
 use self::recent::Recent;
+use self::state::State;
 use super::error::{Refusal, RefusalKind};
 use super::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
 use super::origin::{Declaration, Origin};
@@ -123,6 +135,10 @@ pub struct RabbitMq {
     publisher: Arc<Publisher>,
     consumers: Arc<Consumers>,
     node_queue: Arc<NodeQueue>,
+    publish_keeper: Arc<Keeper>,
+    node_keeper: Arc<Keeper>,
+    node_id: String,
+    limits: Limits,
 }
 
 impl RabbitMq {
@@ -142,6 +158,7 @@ impl RabbitMq {
             dialer: Dialer::new(&config.urls).map_err(StartError)?,
             state: State::default(),
             counters: Counters::default(),
+            confirm_time: metrics::confirm_histogram(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             runtime: tokio::runtime::Handle::current(),
@@ -161,12 +178,37 @@ impl RabbitMq {
             bytes: config.outage_bytes,
             time: config.outage_time,
         };
-        let publisher =
-            Publisher::spawn(&shared, publish, declarer.clone(), config.unroutable, limits);
+        let publish_keeper = Arc::new(Keeper::spawn(&shared, "publish", Some(publish)));
+        let node_keeper = Arc::new(Keeper::spawn(&shared, "node queue", Some(node)));
+        let publisher = Publisher::spawn(
+            &shared,
+            publish_keeper.clone(),
+            declarer.clone(),
+            config.unroutable,
+            limits,
+        );
         let consumers =
             Consumers::new(&shared, consume, declarer, recent.clone(), config.queue_deleted);
-        let node_queue = NodeQueue::spawn(&shared, node, config.node_id, recent);
-        Ok(Self { shared, publisher, consumers, node_queue })
+        let node_id = config.node_id;
+        let node_queue = NodeQueue::spawn(&shared, node_keeper.clone(), node_id.clone(), recent);
+        Ok(Self {
+            shared,
+            publisher,
+            consumers,
+            node_queue,
+            publish_keeper,
+            node_keeper,
+            node_id,
+            limits,
+        })
+    }
+
+    /// The way to other relays on the same RabbitMQ. To be called once, and only where there may
+    /// be others: it costs a queue and three channels.
+    #[must_use]
+    pub fn nodes(&self) -> Arc<Nodes> {
+        let Self { shared, publish_keeper, node_keeper, node_id, limits, .. } = self;
+        Nodes::spawn(shared, publish_keeper, node_keeper, node_id, *limits)
     }
 
     /// Publishes. `Pending`: where there is a token, `Event::Done` says that RabbitMQ confirmed,
@@ -251,10 +293,31 @@ impl RabbitMq {
         self.consumers.session_ended(mailbox.session());
     }
 
-    /// Whether all connections are up.
+    /// Whether all connections are up, and messages are taken.
     #[must_use]
     pub fn ready(&self) -> bool {
-        self.shared.state.is_up() && self.node_queue.is_up()
+        self.condition() == Condition::Up
+    }
+
+    /// How RabbitMQ is, the worst that any part of this node finds.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        match self.shared.state.condition() {
+            Condition::Up if !self.node_queue.is_up() => {
+                Condition::Away("this node's queue is not declared yet".into())
+            }
+            condition => condition,
+        }
+    }
+
+    /// What Prometheus is told.
+    #[must_use]
+    pub fn collector(&self) -> Box<dyn Collector> {
+        Box::new(metrics::Metrics {
+            shared: self.shared.clone(),
+            publisher: self.publisher.clone(),
+            node_queue: self.node_queue.clone(),
+        })
     }
 
     /// What happened so far.

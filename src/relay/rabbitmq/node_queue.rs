@@ -5,7 +5,7 @@
 //! and goes with it: what others publish meanwhile passes by.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use tokio::sync::Notify;
@@ -39,6 +41,8 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// In the memory of duplicates: the queue's name changes with each connection, its subscribers
 /// do not.
 const NODE: &str = "stomp-relay.node.";
+/// What is refused where the node queue is.
+const REFUSED: &str = "the queue of this node";
 
 /// The handle.
 pub(super) struct NodeQueue {
@@ -49,6 +53,10 @@ pub(super) struct NodeQueue {
     table: Mutex<Table>,
     wake: Notify,
     is_up: AtomicBool,
+    /// Messages in the queue when RabbitMQ was asked last.
+    pub(super) depth: AtomicUsize,
+    /// Deliveries that the last ack was for.
+    pub(super) burst: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -66,7 +74,7 @@ impl std::fmt::Debug for NodeQueue {
 impl NodeQueue {
     pub(super) fn spawn(
         shared: &Arc<Shared>,
-        first: Arc<Link>,
+        keeper: Arc<Keeper>,
         node_id: String,
         recent: Arc<Mutex<Recent>>,
     ) -> Arc<Self> {
@@ -78,8 +86,9 @@ impl NodeQueue {
             table: Mutex::default(),
             wake: Notify::new(),
             is_up: AtomicBool::new(false),
+            depth: AtomicUsize::new(0),
+            burst: AtomicUsize::new(0),
         });
-        let keeper = Keeper::spawn(shared, "node queue", Some(first));
         shared.spawn(run(node_queue.clone(), keeper));
         node_queue
     }
@@ -153,11 +162,16 @@ impl NodeQueue {
     }
 
     /// Until the channel is lost.
-    async fn serve(&self, link: &Link) -> lapin::Result<()> {
+    async fn serve(&self, link: &Link, gap: &mut Option<Instant>) -> lapin::Result<()> {
         let (channel, mut consumer) = self.open(link).await?;
         self.bind(&channel).await?;
         self.is_up.store(true, Ordering::Relaxed);
         let mut handover = Handover::new(&self.topics);
+        self.shared.state.refuse(REFUSED, None);
+        if let Some(since) = gap.take() {
+            let seconds = since.elapsed().as_secs_f32();
+            warn!(seconds, "topic messages of others passed by while the node queue was away");
+        }
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
@@ -173,7 +187,10 @@ impl NodeQueue {
                     None => return Ok(()),
                 },
                 () = self.wake.notified() => self.bind(&channel).await?,
-                _ = sweep.tick() => self.unbind(&channel).await?,
+                _ = sweep.tick() => {
+                    self.unbind(&channel).await?;
+                    self.ask_depth(&channel).await?;
+                }
             }
         }
     }
@@ -242,6 +259,15 @@ impl NodeQueue {
         Ok(())
     }
 
+    async fn ask_depth(&self, channel: &Channel) -> lapin::Result<()> {
+        let name = self.table().bindings.queue();
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let queue = channel.queue_declare(name, options, FieldTable::default()).await?;
+        let depth = usize::try_from(queue.message_count()).unwrap_or(usize::MAX);
+        self.depth.store(depth, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Hands on what is there by now, at most a burst. The last one's delivery tag.
     fn take_burst(
         &self,
@@ -250,6 +276,7 @@ impl NodeQueue {
         handover: &mut Handover<'_>,
     ) -> lapin::Result<u64> {
         let mut last = first.delivery_tag;
+        let mut burst = 1;
         self.take(first, handover);
         let mut context = Context::from_waker(Waker::noop());
         for _ in 1..BURST {
@@ -259,9 +286,11 @@ impl NodeQueue {
             let Poll::Ready(Some(delivery)) = consumer.poll_next_unpin(&mut context) else { break };
             let delivery = delivery?;
             last = delivery.delivery_tag;
+            burst += 1;
             self.take(delivery, handover);
         }
         handover.flush();
+        self.burst.store(burst, Ordering::Relaxed);
         Ok(last)
     }
 
@@ -286,12 +315,14 @@ impl NodeQueue {
     }
 }
 
-async fn run(node_queue: Arc<NodeQueue>, keeper: Keeper) {
+async fn run(node_queue: Arc<NodeQueue>, keeper: Arc<Keeper>) {
     let mut backoff = Backoff::default();
+    let mut gap = None;
     while let Some(link) = keeper.link().await {
         let began = Instant::now();
-        let result = link.answer(node_queue.serve(&link)).await;
+        let result = link.answer(node_queue.serve(&link, &mut gap)).await;
         if node_queue.is_up.swap(false, Ordering::Relaxed) {
+            gap = Some(Instant::now());
             node_queue.shared.counters.node_queue_gaps.add(1);
         }
         if node_queue.shared.stop.is_cancelled() {
@@ -301,7 +332,7 @@ async fn run(node_queue: Arc<NodeQueue>, keeper: Keeper) {
             && let Fault::Refused(_) = Fault::of(&error)
         {
             keeper.closed_channel(&link);
-            warn!("RabbitMQ refuses the node queue: {error}");
+            node_queue.shared.state.refuse(REFUSED, Some(error.to_string()));
         }
         if began.elapsed() > SWEEP {
             backoff = Backoff::default();

@@ -21,7 +21,7 @@ use ulid::Ulid;
 use super::Unroutable;
 use super::connection::{Backoff, Keeper, Link, Shared};
 use super::declarer::{DeclareError, Declarer};
-use super::ledger::{Ledger, Limits, Loss, Outgoing, Pending};
+use super::ledger::{Buffer, Ledger, Limits, Loss, Outgoing, Pending};
 use super::properties;
 use super::refusal::{self, Fault};
 use super::topology::{self, Route};
@@ -41,7 +41,7 @@ const TICK: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) struct Publisher {
     shared: Arc<Shared>,
-    keeper: Keeper,
+    keeper: Arc<Keeper>,
     declarer: Arc<Declarer>,
     unroutable: Unroutable,
     ledger: Mutex<Ledger>,
@@ -51,14 +51,14 @@ pub(super) struct Publisher {
 impl Publisher {
     pub(super) fn spawn(
         shared: &Arc<Shared>,
-        first: Arc<Link>,
+        keeper: Arc<Keeper>,
         declarer: Arc<Declarer>,
         unroutable: Unroutable,
         limits: Limits,
     ) -> Arc<Self> {
         let publisher = Arc::new(Self {
             shared: shared.clone(),
-            keeper: Keeper::spawn(shared, "publish", Some(first)),
+            keeper,
             declarer,
             unroutable,
             ledger: Mutex::new(Ledger::new(LANES, limits)),
@@ -103,6 +103,11 @@ impl Publisher {
     /// Messages without an answer.
     pub(super) fn open(&self) -> usize {
         self.ledger().len()
+    }
+
+    /// The same in numbers.
+    pub(super) fn buffer(&self) -> Buffer {
+        self.ledger().buffer()
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -185,6 +190,7 @@ struct Outcome {
     id: Ulid,
     /// The queue it was for, where it was mandatory.
     queue: Option<Arc<str>>,
+    handed: Instant,
     result: lapin::Result<Confirmation>,
 }
 
@@ -349,6 +355,8 @@ impl<'a> Lane<'a> {
                     unroutable.push(outcome.number);
                 }
                 Ok(Confirmation::Ack(_)) => {
+                    let time = outcome.handed.elapsed();
+                    self.publisher.shared.confirm_time.observe(time.as_secs_f64());
                     let done = self.publisher.ledger().done(self.number, outcome.number);
                     done.iter().for_each(|pending| self.publisher.confirm(pending));
                 }
@@ -441,6 +449,7 @@ fn worst(so_far: Option<Loss>, fault: Fault) -> Option<Loss> {
 /// Sends a message at once, so that the order of calls is the order on the wire, and waits for
 /// the confirm.
 fn publish(channel: Channel, route: Route, next: Outgoing) -> Publishing {
+    let handed = Instant::now();
     let mut publishing: Publishing = Box::pin(async move {
         let properties = properties::outgoing(&next.message, next.id, next.republished);
         let options =
@@ -451,7 +460,7 @@ fn publish(channel: Channel, route: Route, next: Outgoing) -> Publishing {
             Ok(confirm) => confirm.await,
             Err(error) => Err(error),
         };
-        Outcome { number: next.number, id: next.id, queue: route.queue, result }
+        Outcome { number: next.number, id: next.id, queue: route.queue, handed, result }
     });
     let mut context = Context::from_waker(Waker::noop());
     match publishing.as_mut().poll(&mut context) {

@@ -5,13 +5,17 @@
 #![allow(clippy::print_stdout, reason = "the numbers of a run are worth reading")]
 #![allow(clippy::too_many_lines, reason = "a course of events is read from top to bottom")]
 
+mod acks;
 mod crash;
 mod fan_out;
+mod nodes;
 mod outage;
 mod peers;
 mod plugin;
 mod pressure;
+mod readiness;
 mod replay;
+mod sharing;
 mod shutdown;
 mod support;
 mod unread;

@@ -162,6 +162,8 @@ async fn services(config: &Config) -> Result<Services, StartError> {
     let node = node_id(config)?;
     let store = open_store(config, &node).await?;
     let broker = open_broker(config, &node).await?;
+    // A store of this process alone is the store of one relay.
+    let nodes = if store.is_local() { None } else { broker.nodes() };
     let is_rabbit = matches!(config.broker, BrokerConfig::RabbitMq { .. });
     let defaults = match (config.dev, is_rabbit) {
         (true, _) => Defaults::Everything,
@@ -188,8 +190,9 @@ async fn services(config: &Config) -> Result<Services, StartError> {
     Ok(Services {
         settings: Arc::new(settings),
         limits: connection_limits(limits, config.websocket.write_delay),
+        metrics: Metrics::default().with(broker.collector()),
         broker,
-        users: Users::start(store, rules, waiting),
+        users: Users::start(store, rules, waiting, nodes),
         authenticator: Arc::new(authenticator),
         sessions: Sessions::new(SessionLimits {
             total: limits.sessions,
@@ -199,7 +202,6 @@ async fn services(config: &Config) -> Result<Services, StartError> {
             mailbox: MailboxLimits { frames: limits.outbound_frames, bytes: limits.outbound_bytes },
         }),
         ticker: Ticker::new(Instant::now()),
-        metrics: Metrics::default(),
     })
 }
 

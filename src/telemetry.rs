@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::sync::atomic::AtomicI64;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -62,14 +63,19 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// All metrics in Prometheus' text format, with what the broker counts itself.
+    /// With what another part counts itself.
     #[must_use]
-    pub fn text(&self, of_broker: &[(&'static str, u64)]) -> String {
-        let mut text = String::new();
-        for (name, value) in of_broker {
-            let name = format!("stomp_relay_rabbitmq_{name}");
-            text += &format!("# TYPE {name} counter\n{name}_total {value}\n");
+    pub fn with(mut self, collector: Option<Box<dyn Collector>>) -> Self {
+        if let Some(collector) = collector {
+            self.registry.register_collector(collector);
         }
+        self
+    }
+
+    /// All metrics in Prometheus' text format.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
         // Writing into a String does not fail.
         let _ = encode(&mut text, &self.registry);
         text

@@ -16,6 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::secret::Secret;
+use crate::relay::rabbitmq::Condition;
 use crate::session::driver::Services;
 
 use super::problem::{not_found, problem};
@@ -63,20 +64,23 @@ async fn healthz() -> &'static str {
 async fn readyz(State(admin): State<Arc<Admin>>) -> Response<Body> {
     let services = &admin.services;
     let missing = if admin.stop.is_cancelled() {
-        "about to stop"
-    } else if !services.broker.is_ready() {
-        "RabbitMQ is not reachable"
-    } else if !services.users.is_ready() {
-        "the store of unread messages is not reachable"
+        "about to stop".to_owned()
     } else {
-        return Response::new(Body::from("ready\n"));
+        match services.broker.condition() {
+            Condition::Away(reason) => format!("RabbitMQ is not reachable: {reason}"),
+            Condition::Blocked(reason) => format!("RabbitMQ is blocked: {reason}"),
+            Condition::Refused(reason) => format!("RabbitMQ refuses this relay: {reason}"),
+            Condition::Up if !services.users.is_ready() => {
+                "the store of unread messages is not reachable".to_owned()
+            }
+            Condition::Up => return Response::new(Body::from("ready\n")),
+        }
     };
-    problem(StatusCode::SERVICE_UNAVAILABLE, missing)
+    problem(StatusCode::SERVICE_UNAVAILABLE, &missing)
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response<Body> {
-    let services = &admin.services;
-    let text = services.metrics.text(&services.broker.counters());
+    let text = admin.services.metrics.text();
     let mut response = Response::new(Body::from(text));
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     response.headers_mut().insert(header::CONTENT_TYPE, http::HeaderValue::from_static(kind));

@@ -39,6 +39,9 @@ pub enum Keep {
     Never,
 }
 
+/// The target where a user's sessions hear of changes to what is unread.
+pub const NOTICES: &str = "queue/unread";
+
 /// One atomic step for one user.
 #[derive(Clone, Debug)]
 pub enum Op {
@@ -76,23 +79,28 @@ pub enum Which {
 #[derive(Clone, Debug)]
 pub enum Outcome {
     /// `unread_id`: the id where it is stored, kept now (`new`) or before; `present`: somebody is
-    /// there; `unread`: the user's messages now; `truncated`: how many the caps made go for it.
+    /// there; `unread`: the user's messages now; `truncated`: how many the caps made go for it;
+    /// `nodes`: the other nodes where somebody is there for the target; `hearers`: where it is
+    /// new, the other nodes where somebody is there for [`NOTICES`].
     Appended {
         unread_id: Option<UnreadId>,
         new: bool,
         present: bool,
         unread: u64,
         truncated: u64,
+        nodes: Vec<Arc<str>>,
+        hearers: Vec<Arc<str>>,
     },
     /// Answer to `Page`, and to `PageOrRegister` where something was left.
     Page(Page),
     /// The session is present now (`PageOrRegister` found nothing, or `Register`).
     Registered,
     Unregistered,
-    /// `removed`: how many really went; `unread`: how many are left.
+    /// `removed`: how many really went; `unread`: how many are left; `hearers` as above.
     Read {
         removed: u64,
         unread: u64,
+        hearers: Vec<Arc<str>>,
     },
 }
 

@@ -11,11 +11,13 @@ mod words;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus_client::collector::Collector;
+
 use crate::message::Message;
 use embedded::Embedded;
 use mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
 use origin::{Declaration, Origin, Place};
-use rabbitmq::RabbitMq;
+use rabbitmq::{Condition, Nodes, RabbitMq};
 
 /// The `ack` header of a SUBSCRIBE (1.2, "SUBSCRIBE ack Header").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,21 +162,30 @@ impl Broker {
         }
     }
 
-    /// Whether messages can be published now.
+    /// How the broker is.
     #[must_use]
-    pub fn is_ready(&self) -> bool {
+    pub fn condition(&self) -> Condition {
         match self {
-            Self::Embedded(_) => true,
-            Self::RabbitMq(broker) => broker.ready(),
+            Self::Embedded(_) => Condition::Up,
+            Self::RabbitMq(broker) => broker.condition(),
         }
     }
 
-    /// What happened so far, by name.
+    /// The way to other relays with the same broker, where it has one. To be called once.
     #[must_use]
-    pub fn counters(&self) -> Vec<(&'static str, u64)> {
+    pub fn nodes(&self) -> Option<Arc<Nodes>> {
         match self {
-            Self::Embedded(_) => Vec::new(),
-            Self::RabbitMq(broker) => broker.snapshot().named(),
+            Self::Embedded(_) => None,
+            Self::RabbitMq(broker) => Some(broker.nodes()),
+        }
+    }
+
+    /// What Prometheus is told of it.
+    #[must_use]
+    pub fn collector(&self) -> Option<Box<dyn Collector>> {
+        match self {
+            Self::Embedded(_) => None,
+            Self::RabbitMq(broker) => Some(broker.collector()),
         }
     }
 

@@ -6,6 +6,8 @@
 //! process's own and nothing of the user is in that line, a message for somebody present takes
 //! the short way: it goes straight into the mailboxes.
 
+mod abroad;
+mod envelope;
 mod pump;
 mod registry;
 mod request;
@@ -23,6 +25,7 @@ use crate::message::Message;
 use crate::persistence::{Keep, Op, Page, Store, UnreadId, Which};
 use crate::relay::error::{Refusal, RefusalKind};
 use crate::relay::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
+use crate::relay::rabbitmq::Nodes;
 use crate::stomp::Headers;
 use pump::{Answer, Job, Line, Then};
 use registry::Registry;
@@ -30,7 +33,7 @@ pub use request::ReadRequest;
 pub use rules::{Read, Replay, Rule, Rules, Storing};
 
 /// Where a user's sessions hear of changes to what is unread.
-pub const UNREAD_TARGET: &str = "queue/unread";
+pub const UNREAD_TARGET: &str = crate::persistence::NOTICES;
 /// Where a session hears of its own refused frames.
 pub const ERRORS_TARGET: &str = "queue/errors";
 
@@ -57,12 +60,15 @@ struct Shared {
     /// Presence is known in this process alone.
     is_local: bool,
     is_away: AtomicBool,
+    /// The way to relays with the same store.
+    nodes: Option<Arc<Nodes>>,
 }
 
 impl Users {
-    /// Starts the line to the store. Must be called within a tokio runtime.
+    /// Starts the line to the store. `nodes`: the way to other relays with the same store. Must be
+    /// called within a tokio runtime.
     #[must_use]
-    pub fn start(store: Store, rules: Rules, waiting: Waiting) -> Self {
+    pub fn start(store: Store, rules: Rules, waiting: Waiting, nodes: Option<Arc<Nodes>>) -> Self {
         let is_local = store.is_local();
         let shared = Arc::new(Shared {
             registry: Registry::new(),
@@ -70,7 +76,17 @@ impl Users {
             rules,
             is_local,
             is_away: AtomicBool::new(false),
+            nodes,
         });
+        if let Some(nodes) = &shared.nodes {
+            // Not a strong one: the nodes are held by what they would hold.
+            let shared = Arc::downgrade(&shared);
+            nodes.listen(move |bytes| {
+                if let Some(shared) = shared.upgrade() {
+                    abroad::arrived(&shared, &bytes);
+                }
+            });
+        }
         tokio::spawn(pump::run(shared.clone(), store));
         Self { shared }
     }
@@ -84,7 +100,8 @@ impl Users {
     /// Whether a session may go on sending; where not, `waiter` gets `Event::Room` later.
     #[must_use]
     pub fn has_room(&self, waiter: &Arc<Mailbox>) -> bool {
-        self.shared.line.has_room(waiter)
+        let nodes = self.shared.nodes.as_ref();
+        self.shared.line.has_room(waiter) && nodes.is_none_or(|nodes| nodes.has_room(waiter))
     }
 
     /// Sends a message to a user. Its destination is the user's and it has an x-id. `never` is
@@ -319,8 +336,13 @@ impl Users {
         !self.shared.is_away.load(Ordering::Relaxed)
     }
 
-    /// Waits until nothing is in the line any more, then ends it.
+    /// Waits until nothing is in the line any more, then ends it. All sessions have ended.
     pub async fn close(&self) {
+        if let Some(nodes) = &self.shared.nodes {
+            // From then on no node thinks that somebody is here.
+            self.shared.line.emptied().await;
+            nodes.close().await;
+        }
         self.shared.line.close().await;
     }
 

@@ -15,7 +15,9 @@ use crate::persistence::{Keep, Op, Outcome, Page, Store, StoreError, UnreadId};
 use crate::relay::error::{Refusal, RefusalKind};
 use crate::relay::mailbox::{Event, Level, Mailbox, SubscriptionNumber, Token};
 
-use super::{Shared, UNREAD_TARGET, Waiting, notice};
+use super::abroad::{self, Abroad};
+use super::envelope::{Envelope, Kind};
+use super::{Shared, UNREAD_TARGET, Waiting, notice, registry};
 
 /// Operations of one call to the store.
 const BATCH: usize = 512;
@@ -64,6 +66,8 @@ pub(super) enum Then {
         request: Bytes,
         answer: Option<Answer>,
     },
+    /// From another node, behind what was in the line of its user. The operation has no effect.
+    Arrived(Kind),
     /// After the end of a subscription, whose registration may have been behind it in the line.
     Unregister {
         to: UserDestination,
@@ -131,6 +135,11 @@ impl Line {
     pub(super) async fn close(&self) {
         self.lock().closing = true;
         self.filled.notify_one();
+        self.emptied().await;
+    }
+
+    /// Waits until nothing is in it.
+    pub(super) async fn emptied(&self) {
         loop {
             let emptied = self.emptied.notified();
             if self.lock().count == 0 {
@@ -225,7 +234,7 @@ impl Job {
             Then::Deliver { live, .. } => *live,
             Then::Page { .. } | Then::Fetch(_) => true,
             Then::Read { answer, .. } => answer.is_some(),
-            Then::Register { .. } | Then::Unregister { .. } => false,
+            Then::Register { .. } | Then::Unregister { .. } | Then::Arrived(_) => false,
         }
     }
 }
@@ -241,7 +250,7 @@ pub(super) async fn run(shared: Arc<Shared>, store: Store) {
 }
 
 /// Applies a batch, again and again while the store is away.
-async fn apply(shared: &Shared, store: &Store, mut jobs: Vec<Job>) {
+async fn apply(shared: &Arc<Shared>, store: &Store, mut jobs: Vec<Job>) {
     let mut pause = RETRY_FIRST;
     loop {
         jobs = match try_batch(shared, store, jobs).await {
@@ -258,7 +267,7 @@ async fn apply(shared: &Shared, store: &Store, mut jobs: Vec<Job>) {
 }
 
 /// Applies all at once; gives them back where the store did not take them.
-async fn try_batch(shared: &Shared, store: &Store, jobs: Vec<Job>) -> Result<(), Vec<Job>> {
+async fn try_batch(shared: &Arc<Shared>, store: &Store, jobs: Vec<Job>) -> Result<(), Vec<Job>> {
     let ops = jobs.iter().map(|job| job.op.clone()).collect();
     match store.apply(ops).await {
         Ok(outcomes) => {
@@ -283,7 +292,7 @@ async fn try_batch(shared: &Shared, store: &Store, jobs: Vec<Job>) -> Result<(),
 /// A full disk fails what must be stored, and with it the batch. What needs no room, such as a
 /// push to somebody who is there, is done all the same; the order within a user stays. Gives up
 /// after a few failures in a row: then nothing works.
-async fn try_singly(shared: &Shared, store: &Store, jobs: Vec<Job>) -> Vec<Job> {
+async fn try_singly(shared: &Arc<Shared>, store: &Store, jobs: Vec<Job>) -> Vec<Job> {
     const FAILURES: usize = 4;
     let mut left = Vec::new();
     let mut stuck: HashSet<Arc<str>> = HashSet::new();
@@ -329,7 +338,7 @@ fn refuse_overdue(shared: &Shared, jobs: Vec<Job>) -> Vec<Job> {
                 // A caller who has gone needs no answer.
                 let _ = sender.send(Err(away()));
             }
-            Then::Register { .. } | Then::Unregister { .. } => {}
+            Then::Register { .. } | Then::Unregister { .. } | Then::Arrived(_) => {}
         }
         shared.registry.lock(&user).end(&user);
     }
@@ -337,37 +346,16 @@ fn refuse_overdue(shared: &Shared, jobs: Vec<Job>) -> Vec<Job> {
 }
 
 /// The effects of one operation, under its user's lock.
-fn finish(shared: &Shared, job: Job, outcome: Outcome) {
+fn finish(shared: &Arc<Shared>, job: Job, outcome: Outcome) {
     let user = job.user();
     let mut users = shared.registry.lock(&user);
     users.end(&user);
     match (job.then, outcome) {
-        (
-            Then::Deliver { answer, live },
-            Outcome::Appended { unread_id, new, present, unread, .. },
-        ) => {
+        (Then::Deliver { answer, live }, outcome @ Outcome::Appended { .. }) => {
             let Op::Append { message, keep } = job.op else { return };
             let Destination::User(to) = message.destination.clone() else { return };
-            let taken = if live && present { users.push(&to, &message, unread_id) } else { 0 };
-            if live && unread_id.is_none() && present && taken == 0 && keep == Keep::IfAbsent {
-                // Whoever was there has gone between the step and its effect, or is about to.
-                users.begin(&user);
-                if users.are_all_gone(&to) {
-                    let op = Op::Append { message, keep };
-                    let then = Then::Deliver { answer, live: true };
-                    users.hold(&user, Job { op, then, since: job.since });
-                } else {
-                    let op = Op::Append { message, keep: Keep::Always };
-                    let then = Then::Deliver { answer, live: false };
-                    shared.line.put(Job { op, then, since: job.since });
-                }
-                return;
-            }
-            if let (Some(id), true) = (unread_id, new) {
-                users.notify(&user, UNREAD_TARGET, || added(&user, unread, id));
-            }
-            let level = if unread_id.is_some() { Level::Stored } else { Level::Pushed };
-            answer_with(answer, &Ok((level, unread)));
+            let delivery = Delivery { to, message, keep, answer, live, since: job.since };
+            delivery.finish(shared, &mut users, outcome);
         }
         (Then::Register { mailbox, subscription, to, token }, Outcome::Registered) => {
             users.add(&to, &mailbox, subscription);
@@ -388,20 +376,89 @@ fn finish(shared: &Shared, job: Job, outcome: Outcome) {
             // A caller who has gone needs no answer.
             let _ = sender.send(Ok(page));
         }
-        (Then::Read { request, answer }, Outcome::Read { removed, unread }) => {
+        (Then::Read { request, answer }, Outcome::Read { removed, unread, hearers }) => {
             if removed > 0 {
-                users.notify(&user, UNREAD_TARGET, || read(&user, unread, &request));
+                tell(shared, &users, &hearers, &user, || read(&user, unread, &request));
             }
             answer_with(answer, &Ok((Level::Stored, unread)));
         }
         (Then::Unregister { to, session, subscription }, _) => {
             users.remove(&to, session, subscription);
         }
+        (Then::Arrived(kind), _) => {
+            let Op::Append { message, .. } = job.op else { return };
+            let Destination::User(to) = message.destination.clone() else { return };
+            abroad::take(shared, &mut users, Envelope { to, message, kind });
+        }
         (then, outcome) => tracing::error!(?then, ?outcome, "the store answered something else"),
     }
 }
 
-fn answer_with(answer: Option<Answer>, result: &Result<(Level, u64), Refusal>) {
+/// A message about which the store has decided.
+struct Delivery {
+    to: UserDestination,
+    message: Arc<Message>,
+    keep: Keep,
+    answer: Option<Answer>,
+    live: bool,
+    since: Instant,
+}
+
+impl Delivery {
+    fn finish(self, shared: &Arc<Shared>, users: &mut registry::Users, outcome: Outcome) {
+        let Outcome::Appended { unread_id, new, present, unread, nodes, hearers, .. } = outcome
+        else {
+            return;
+        };
+        let Self { to, message, keep, answer, live, since } = self;
+        let user = &to.user;
+        let taken = if live && present { users.push(&to, &message, unread_id) } else { 0 };
+        let abroad = Abroad::new(shared, if live { nodes } else { Vec::new() });
+        let is_missed = live && present && taken == 0 && abroad.is_none();
+        if is_missed && unread_id.is_none() && keep == Keep::IfAbsent {
+            // Whoever was there has gone between the step and its effect, or is about to.
+            users.begin(user);
+            if users.are_all_gone(&to) {
+                let op = Op::Append { message, keep };
+                let then = Then::Deliver { answer, live: true };
+                users.hold(user, Job { op, then, since });
+            } else {
+                let op = Op::Append { message, keep: Keep::Always };
+                let then = Then::Deliver { answer, live: false };
+                shared.line.put(Job { op, then, since });
+            }
+            return;
+        }
+        let answer = match abroad {
+            Some(abroad) => abroad.send(&to, &message, keep, unread_id, answer),
+            None => answer,
+        };
+        if let (Some(id), true) = (unread_id, new) {
+            tell(shared, users, &hearers, user, || added(user, unread, id));
+        }
+        let level = if unread_id.is_some() { Level::Stored } else { Level::Pushed };
+        answer_with(answer, &Ok((level, unread)));
+    }
+}
+
+/// A notice to the user's sessions, here and on other nodes.
+fn tell(
+    shared: &Shared,
+    users: &registry::Users,
+    hearers: &[Arc<str>],
+    user: &Arc<str>,
+    message: impl FnOnce() -> Arc<Message>,
+) {
+    if let (Some(nodes), false) = (&shared.nodes, hearers.is_empty()) {
+        let message = message();
+        abroad::notify(nodes, hearers, user, &message);
+        users.notify(user, UNREAD_TARGET, || message);
+    } else {
+        users.notify(user, UNREAD_TARGET, message);
+    }
+}
+
+pub(super) fn answer_with(answer: Option<Answer>, result: &Result<(Level, u64), Refusal>) {
     match answer {
         Some(Answer::Session { mailbox, token }) => {
             let result = result.clone().map(|(level, _)| level);

@@ -1,12 +1,13 @@
 //! The Redis store on a real redis-server: the suite of all stores, and what Redis can suffer.
 
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use stomp_relay::destination::{Destination, UserDestination};
 use stomp_relay::message::Message;
-use stomp_relay::persistence::{Keep, Op, Outcome, Store, StoreError, Which};
+use stomp_relay::persistence::{Keep, NOTICES, Op, Outcome, Store, StoreError, Which};
 use stomp_relay::stomp::Headers;
 use ulid::Ulid;
 
@@ -193,6 +194,52 @@ async fn nodes_see_each_other_until_one_dies() {
         assert!(Instant::now() < end, "the dead node still counts");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
+}
+
+/// To which nodes something goes: messages, and notices.
+fn to(outcome: &Outcome) -> (Vec<&str>, Vec<&str>) {
+    fn names(nodes: &[Arc<str>]) -> Vec<&str> {
+        nodes.iter().map(|node| &**node).collect()
+    }
+    match outcome {
+        Outcome::Appended { nodes, hearers, .. } => (names(nodes), names(hearers)),
+        Outcome::Read { hearers, .. } => (Vec::new(), names(hearers)),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_outcome_names_the_other_nodes() {
+    let server = RedisServer::start(&["--appendonly", "no"]);
+    let mut stores = Vec::new();
+    for node in ["n-1", "n-2", "n_3"] {
+        stores.push(Store::open(&server.url(), WIDE, node).await.unwrap());
+    }
+    let hears = |session| Op::Register { user: "a".into(), target: NOTICES.into(), session };
+    insist(&stores[0], vec![register(1), hears(1)]).await;
+    insist(&stores[1], vec![register(1), register(2)]).await;
+    insist(&stores[2], vec![hears(1)]).await;
+    let always = |x_id| append(raw_message(x_id, 50), Keep::Always);
+    let read = || Op::MarkRead { user: "a".into(), which: Which::All };
+    let expected: [(&[&str], &[&str]); 3] =
+        [(&["n-2"], &["n_3"]), (&["n-1"], &["n-1", "n_3"]), (&["n-1", "n-2"], &["n-1"])];
+    for (at, (nodes, hearers)) in expected.into_iter().enumerate() {
+        let x_id = 10 * at as u128;
+        let ops = vec![message(x_id, 50), always(x_id + 1), always(x_id + 1), read()];
+        let outcomes = insist(&stores[at], ops).await;
+        // Pushed only, kept, kept before, read.
+        let seen: Vec<_> = outcomes.iter().map(to).collect();
+        let none: &[&str] = &[];
+        let all = [(nodes, none), (nodes, hearers), (nodes, none), (none, hearers)];
+        for (seen, expected) in seen.iter().zip(all) {
+            assert_eq!((&seen.0[..], &seen.1[..]), expected, "{at}");
+        }
+    }
+    // Of two sessions on a node the last one counts.
+    insist(&stores[1], vec![unregister(1)]).await;
+    assert_eq!(to(&insist(&stores[0], vec![message(100, 50)]).await[0]).0, ["n-2"]);
+    insist(&stores[1], vec![unregister(2)]).await;
+    assert_eq!(to(&insist(&stores[0], vec![message(101, 50)]).await[0]).0, [] as [&str; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -180,13 +180,22 @@ impl Relay {
         }
     }
 
-    /// A counter or gauge of `/metrics`, without labels.
+    /// An answer of the admin port.
+    ///
+    /// # Panics
+    /// Where none comes.
+    #[must_use]
+    pub fn admin(&self, path: &str) -> HttpAnswer {
+        request(self.addresses.admin, "GET", path, None, None).unwrap()
+    }
+
+    /// A counter or gauge of `/metrics`; with its labels, where it has some.
     ///
     /// # Panics
     /// Where there is none of that name.
     #[must_use]
     pub fn metric(&self, name: &str) -> f64 {
-        let text = request(self.addresses.admin, "GET", "/metrics", None, None).unwrap().body;
+        let text = self.admin("/metrics").body;
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no metric {name} in\n{text}")).trim().parse().unwrap()
     }

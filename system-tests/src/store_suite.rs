@@ -121,7 +121,7 @@ async fn one(store: &Store, now: i64, op: Op) -> Outcome {
 /// An outcome as text, without bodies: what checks compare.
 pub(crate) fn say(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Appended { unread_id, new, present, unread, truncated } => {
+        Outcome::Appended { unread_id, new, present, unread, truncated, .. } => {
             let id = unread_id.map_or("-".into(), |id| id.to_string());
             let new = if *new { "new" } else { "old" };
             let present = if *present { "present" } else { "absent" };
@@ -130,7 +130,7 @@ pub(crate) fn say(outcome: &Outcome) -> String {
         Outcome::Page(page) => say_page(page),
         Outcome::Registered => "registered".into(),
         Outcome::Unregistered => "unregistered".into(),
-        Outcome::Read { removed, unread } => format!("removed {removed} unread {unread}"),
+        Outcome::Read { removed, unread, .. } => format!("removed {removed} unread {unread}"),
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) async fn start(
     node: &str,
     requests: mpsc::Receiver<Request>,
 ) -> Result<(), StoreError> {
-    let mut worker = Worker::new(Link::new(url)?, caps);
+    let mut worker = Worker::new(Link::new(url)?, caps, node);
     worker.check_settings().await?;
     worker.settle(0).await?;
     tracing::info!(
@@ -70,6 +70,8 @@ struct Worker {
     link: Link,
     scripts: Scripts,
     caps: Caps,
+    /// What the other nodes know this one by.
+    node: Arc<str>,
     lease: Lease,
     /// The sessions of this process.
     presence: Presence,
@@ -93,11 +95,12 @@ struct Batch<'a> {
 }
 
 impl Worker {
-    fn new(link: Link, caps: Caps) -> Self {
+    fn new(link: Link, caps: Caps, node: &str) -> Self {
         Self {
             link,
             scripts: Scripts::new(),
             caps,
+            node: Arc::from(node),
             lease: Lease::default(),
             presence: Presence::default(),
             dirty: HashSet::new(),
@@ -229,8 +232,7 @@ impl Worker {
                     Keep::IfAbsent => "absent",
                     Keep::Never => "never",
                 };
-                let mut command = self.script(&destination.user, "append", now);
-                command.arg(&self.lease.newest).arg(&self.lease.alive);
+                let mut command = self.looking_script(&destination.user, "append", now);
                 command.arg(&*destination.target).arg(keep);
                 command.arg(message.x_id.map(|id| id.to_string()).unwrap_or_default());
                 command.arg(message.size()).arg(message.body.len());
@@ -249,7 +251,7 @@ impl Worker {
                 let mut command = self.script(user, "page-or-here", now);
                 command.arg("").arg("").arg("1").arg(&**target);
                 command.arg(exact(*after)).arg(*limit.max(&1)).arg(PAGE_BYTES);
-                command.arg(&self.lease.incarnation);
+                command.arg(self.entry());
                 command
             }
             Op::Register { user, target, session } => {
@@ -289,24 +291,29 @@ impl Worker {
             Which::Ids(ids) => {
                 let ids: Vec<String> =
                     ids.iter().filter(|id| **id < MAX_EXACT).map(u64::to_string).collect();
-                let mut command = self.script(user, "read-ids", now);
+                let mut command = self.looking_script(user, "read-ids", now);
                 command.arg(ids.join(","));
                 command
             }
             Which::UpTo { id, target } => {
-                let mut command = self.script(user, "read-up-to", now);
+                let mut command = self.looking_script(user, "read-up-to", now);
                 command.arg(exact(*id)).arg(u8::from(target.is_some()));
                 command.arg(target.as_deref().unwrap_or_default());
                 command
             }
-            Which::All => self.script(user, "read-all", now),
+            Which::All => self.looking_script(user, "read-all", now),
         }
     }
 
     fn presence_command(&self, (user, target): &Place, here: bool, now: i64) -> Cmd {
         let mut command = self.script(user, if here { "here" } else { "away" }, now);
-        command.arg(&**target).arg(&self.lease.incarnation);
+        command.arg(&**target).arg(self.entry());
         command
+    }
+
+    /// This node as it stands in presence.
+    fn entry(&self) -> String {
+        format!("{}:{}", self.lease.incarnation, self.node)
     }
 
     /// Sends what is prepared and takes the replies.
@@ -327,8 +334,8 @@ impl Worker {
 
     fn outcome(&mut self, op: &Op, reply: Value) -> Result<(Outcome, Option<Sums>), StoreError> {
         match op {
-            Op::Append { .. } => reply::appended(reply),
-            Op::MarkRead { .. } => reply::read(reply),
+            Op::Append { .. } => reply::appended(reply, &self.node),
+            Op::MarkRead { .. } => reply::read(reply, &self.node),
             Op::Page { user, .. } => {
                 let page = reply::page(user, reply)?.ok_or_else(reply::unexpected)?;
                 Ok((Outcome::Page(page), None))
@@ -421,6 +428,13 @@ impl Worker {
 
     fn script(&self, user: &str, op: &str, now: i64) -> Cmd {
         self.script_by_code(&code(user), op, now)
+    }
+
+    /// A script that looks at who is present.
+    fn looking_script(&self, user: &str, op: &str, now: i64) -> Cmd {
+        let mut command = self.script(user, op, now);
+        command.arg(&self.lease.newest).arg(&self.lease.alive);
+        command
     }
 
     fn script_by_code(&self, code: &str, op: &str, now: i64) -> Cmd {

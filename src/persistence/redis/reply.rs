@@ -35,7 +35,11 @@ pub(super) fn list(value: Value) -> Result<Vec<Value>, StoreError> {
 
 /// All numbers of an answer.
 pub(super) fn numbers<const N: usize>(value: Value) -> Result<[i64; N], StoreError> {
-    let numbers: Option<Vec<i64>> = list(value)?
+    numbers_of(list(value)?)
+}
+
+fn numbers_of<const N: usize>(values: Vec<Value>) -> Result<[i64; N], StoreError> {
+    let numbers: Option<Vec<i64>> = values
         .into_iter()
         .map(|value| match value {
             Value::Int(number) => Some(number),
@@ -50,21 +54,43 @@ fn sums(messages: i64, bytes: i64, oldest: i64) -> Option<Sums> {
     (messages >= 0).then_some(Sums { messages, bytes, oldest })
 }
 
-pub(super) fn appended(value: Value) -> Result<(Outcome, Option<Sums>), StoreError> {
-    let [messages, bytes, oldest, id, new, present, unread, truncated] = numbers(value)?;
+/// The nodes of an answer's last value: whether there are any, and which beside `own`.
+fn nodes(values: &mut Vec<Value>, own: &str) -> Result<(bool, Vec<Arc<str>>), StoreError> {
+    let names = list(values.pop().ok_or_else(unexpected)?)?;
+    let mut others: Vec<Arc<str>> = Vec::new();
+    for name in &names {
+        let name = text(name).ok_or_else(unexpected)?;
+        // A node that took a new incarnation may stand there twice.
+        if name != own && !others.iter().any(|known| **known == *name) {
+            others.push(Arc::from(name));
+        }
+    }
+    Ok((!names.is_empty(), others))
+}
+
+pub(super) fn appended(value: Value, own: &str) -> Result<(Outcome, Option<Sums>), StoreError> {
+    let mut values = list(value)?;
+    let (_, hearers) = nodes(&mut values, own)?;
+    let (present, nodes) = nodes(&mut values, own)?;
+    let [messages, bytes, oldest, id, new, unread, truncated] = numbers_of(values)?;
     let outcome = Outcome::Appended {
         unread_id: (id > 0).then_some(id.unsigned_abs()),
         new: new == 1,
-        present: present == 1,
+        present,
         unread: unread.unsigned_abs(),
         truncated: truncated.unsigned_abs(),
+        nodes,
+        hearers,
     };
     Ok((outcome, sums(messages, bytes, oldest)))
 }
 
-pub(super) fn read(value: Value) -> Result<(Outcome, Option<Sums>), StoreError> {
-    let [messages, bytes, oldest, removed, unread] = numbers(value)?;
-    let outcome = Outcome::Read { removed: removed.unsigned_abs(), unread: unread.unsigned_abs() };
+pub(super) fn read(value: Value, own: &str) -> Result<(Outcome, Option<Sums>), StoreError> {
+    let mut values = list(value)?;
+    let (_, hearers) = nodes(&mut values, own)?;
+    let [messages, bytes, oldest, removed, unread] = numbers_of(values)?;
+    let outcome =
+        Outcome::Read { removed: removed.unsigned_abs(), unread: unread.unsigned_abs(), hearers };
     Ok((outcome, sums(messages, bytes, oldest)))
 }
 

@@ -108,46 +108,49 @@ local function remove(id, dropped)
   return size
 end
 
--- An entry of a node that is neither alive nor younger than the caller's list of the living is a
--- dead node's, and goes.
-local function is_present(target)
+-- Where the user's sessions hear of what is unread.
+local NOTICES = 'queue/unread'
+
+-- The nodes where somebody is present for the target. An entry of a node that is neither alive nor
+-- younger than the caller's list of the living is a dead node's, and goes.
+local function nodes_at(target)
   local newest, alive = tonumber(ARGV[4]), {}
   for incarnation in string.gmatch(ARGV[5], '%d+') do
     alive[incarnation] = true
   end
   local start = prefix(target)
-  local found = false
+  local nodes = {}
   local members =
     redis.call('ZRANGEBYLEX', here, '[' .. start, '(' .. string.sub(start, 1, -2) .. ';')
   for _, member in ipairs(members) do
-    local incarnation = string.sub(member, #start + 1)
-    if alive[incarnation] or tonumber(incarnation) > newest then
-      found = true
+    local incarnation, node = string.match(string.sub(member, #start + 1), '^(%d+):(.*)$')
+    if incarnation and (alive[incarnation] or tonumber(incarnation) > newest) then
+      nodes[#nodes + 1] = node
     else
       redis.call('ZREM', here, member)
     end
   end
-  return found
+  return nodes
 end
 
 local function append(target, keep, x_id, size, body, max_messages, max_bytes, record)
-  local present = is_present(target) and 1 or 0
+  local nodes = nodes_at(target)
   if keep == 'never' then
-    return {-1, 0, 0, 0, 0, present, unread(), 0}
+    return {-1, 0, 0, 0, 0, unread(), 0, nodes, {}}
   end
   if x_id ~= '' then
     local messages, bytes, oldest = totals()
     local id = tonumber(redis.call('HGET', x_ids, x_id) or '0')
     if aged[id] then
-      return {messages, bytes, oldest, 0, 0, present, unread(), 0}
+      return {messages, bytes, oldest, 0, 0, unread(), 0, nodes, {}}
     end
     local at = redis.call('ZSCORE', gone, x_id)
     if id > 0 or (at and tonumber(at) >= now - X_ID_MS) then
-      return {messages, bytes, oldest, id, 0, present, unread(), 0}
+      return {messages, bytes, oldest, id, 0, unread(), 0, nodes, {}}
     end
   end
-  if keep == 'absent' and present == 1 then
-    return {-1, 0, 0, 0, 0, present, unread(), 0}
+  if keep == 'absent' and #nodes > 0 then
+    return {-1, 0, 0, 0, 0, unread(), 0, nodes, {}}
   end
   local id = redis.call('HINCRBY', meta, 'last', 1)
   local field = text(id)
@@ -173,7 +176,7 @@ local function append(target, keep, x_id, size, body, max_messages, max_bytes, r
     end
   end
   local messages, sum, oldest = totals()
-  return {messages, sum, oldest, id, 1, present, unread(), truncated}
+  return {messages, sum, oldest, id, 1, unread(), truncated, nodes, nodes_at(NOTICES)}
 end
 
 -- How many messages the caps made go with an id after `after` and up to `last` (0: all).
@@ -355,11 +358,11 @@ end
 -- read-ids, read-up-to, read-all
 local before = unread()
 if op == 'read-ids' then
-  read_ids(ARGV[4])
+  read_ids(ARGV[6])
 elseif op == 'read-up-to' then
-  read_up_to(tonumber(ARGV[4]), flagged(ARGV[5], ARGV[6]))
+  read_up_to(tonumber(ARGV[6]), flagged(ARGV[7], ARGV[8]))
 else
   read_up_to(2 ^ 53, nil)
 end
 local messages, bytes, oldest = totals()
-return {messages, bytes, oldest, before - unread(), unread()}
+return {messages, bytes, oldest, before - unread(), unread(), nodes_at(NOTICES)}

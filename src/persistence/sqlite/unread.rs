@@ -71,6 +71,8 @@ impl Database {
             present,
             unread,
             truncated,
+            nodes: Vec::new(),
+            hearers: Vec::new(),
         };
         let unread = self.unread(user.as_ref())?;
         if keep == Keep::Never {
@@ -240,7 +242,7 @@ impl Database {
 
     fn mark_read(&mut self, name: &Arc<str>, which: &Which) -> Result<Outcome, StoreError> {
         let Some(user) = self.user(name)? else {
-            return Ok(Outcome::Read { removed: 0, unread: 0 });
+            return Ok(Outcome::Read { removed: 0, unread: 0, hearers: Vec::new() });
         };
         let before = self.unread(Some(&user))?;
         match which {
@@ -263,7 +265,7 @@ impl Database {
         }
         let user = self.user(name)?;
         let unread = self.unread(user.as_ref())?;
-        Ok(Outcome::Read { removed: before - unread, unread })
+        Ok(Outcome::Read { removed: before - unread, unread, hearers: Vec::new() })
     }
 
     /// Stored messages of a user that are not past their age.

@@ -5,22 +5,24 @@
 //! Recovery by lapin itself is off, since only this relay knows what may be done twice.
 
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::{Stream, StreamExt};
 use lapin::types::ShortString;
-use lapin::{Channel, Connection, ConnectionStatus, Event};
+use lapin::{Channel, ChannelStatus, Connection, ConnectionStatus, Event};
+use prometheus_client::metrics::histogram::Histogram;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::error;
 use ulid::Ulid;
 
 use super::counters::Counters;
-use super::dialer::{Dialer, Failure};
+use super::dialer::{DialError, Dialer, Failure};
+use super::state::{Condition, Place, State};
 
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// A connection that held for so long was no flicker.
@@ -35,6 +37,7 @@ pub(super) struct Shared {
     pub(super) dialer: Dialer,
     pub(super) state: State,
     pub(super) counters: Counters,
+    pub(super) confirm_time: Histogram,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
     pub(super) runtime: tokio::runtime::Handle,
@@ -55,6 +58,9 @@ pub(super) struct Link {
     closed_channels: AtomicU32,
     lost: CancellationToken,
     reason: Arc<Mutex<String>>,
+    /// Why RabbitMQ takes no messages here, while it takes none.
+    blocked: watch::Receiver<Option<String>>,
+    channels: Mutex<Vec<ChannelStatus>>,
 }
 
 impl Link {
@@ -62,14 +68,17 @@ impl Link {
         let lost = CancellationToken::new();
         let reason = Arc::new(Mutex::new(String::new()));
         let events = Box::pin(connection.events_listener());
-        let watch = watch(events, connection.status().clone(), address, reason.clone());
+        let (block, blocked) = watch::channel(None);
+        let watch = watch(events, connection.status().clone(), address, reason.clone(), block);
         let gone = lost.clone();
         // Ends with the connection: shutdown need not wait for it.
         drop(tokio::spawn(async move {
             watch.await;
             gone.cancel();
         }));
-        Arc::new(Self { connection, closed_channels: AtomicU32::new(0), lost, reason })
+        let closed_channels = AtomicU32::new(0);
+        let channels = Mutex::default();
+        Arc::new(Self { connection, closed_channels, lost, reason, blocked, channels })
     }
 
     /// Waits for an answer, and not for ever where the connection is lost: lapin does not end
@@ -97,9 +106,25 @@ impl Link {
             tries += 1;
             match self.answer(self.connection.create_channel()).await {
                 Err(_) if tries < CHANNEL_TRIES && self.is_alive() => {}
-                result => return result,
+                result => {
+                    if let Ok(channel) = &result {
+                        let mut channels = self.lock_channels();
+                        channels.retain(ChannelStatus::connected);
+                        channels.push(channel.status().clone());
+                    }
+                    return result;
+                }
             }
         }
+    }
+
+    /// Channels that are open.
+    pub(super) fn channels(&self) -> usize {
+        self.lock_channels().iter().filter(|channel| channel.connected()).count()
+    }
+
+    fn lock_channels(&self) -> MutexGuard<'_, Vec<ChannelStatus>> {
+        self.channels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_alive(&self) -> bool {
@@ -139,6 +164,7 @@ async fn watch(
     status: ConnectionStatus,
     address: String,
     reason: Arc<Mutex<String>>,
+    block: watch::Sender<Option<String>>,
 ) {
     // Events of channels come here too. The status is asked from time to time because an event
     // from before this task would be missed.
@@ -154,46 +180,16 @@ async fn watch(
                 text = error.to_string();
             }
             Ok(Some(Event::ConnectionBlocked(why))) => {
-                warn!("RabbitMQ at {address} takes no messages for now: {why}");
+                block.send_replace(Some(format!("{address}: {why}")));
             }
             Ok(Some(Event::ConnectionUnblocked)) => {
-                info!("RabbitMQ at {address} takes messages again");
+                block.send_replace(None);
             }
             Ok(None) => break,
             Ok(Some(_)) | Err(_) => {}
         }
     }
     *reason.lock().unwrap_or_else(PoisonError::into_inner) = format!("{address}: {text}");
-}
-
-/// How many connections are away: one line in the log when the first goes, one when all are back.
-#[derive(Debug, Default)]
-pub(super) struct State(Mutex<(usize, Option<Instant>)>);
-
-impl State {
-    pub(super) fn is_up(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 == 0
-    }
-
-    fn down(&self, reason: &str) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 += 1;
-        if state.0 == 1 {
-            state.1 = Some(Instant::now());
-            warn!("RabbitMQ is away ({reason}); sessions stay, messages wait");
-        }
-    }
-
-    fn up(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.0 = state.0.saturating_sub(1);
-        if state.0 == 0
-            && let Some(since) = state.1.take()
-        {
-            let seconds = since.elapsed().as_secs_f32();
-            info!("RabbitMQ is back after {seconds:.1} s; topic messages of others passed by");
-        }
-    }
 }
 
 /// Keeps one connection up for as long as it lives.
@@ -259,21 +255,21 @@ async fn keep(
     worn: Arc<Notify>,
     stop: CancellationToken,
 ) {
-    let mut counted = false;
+    let place = shared.state.enter(name);
+    let mut was_lost = false;
     let mut backoff = Backoff::default();
     loop {
         let link = match first.take() {
             Some(link) => link,
-            None => match dial_until_up(&shared, name, &mut counted, &mut backoff, &stop).await {
+            None => match dial_until_up(&shared, name, place, &mut backoff, &stop).await {
                 Some(link) => link,
                 None => break,
             },
         };
         let since = Instant::now();
         shared.connected.notify_waiters();
-        if std::mem::take(&mut counted) {
-            shared.state.up();
-        }
+        shared.state.opened(place, &link);
+        shared.counters.reconnects.add(u64::from(std::mem::take(&mut was_lost)));
         current.send_replace(Some(link.clone()));
         tokio::select! {
             () = stop.cancelled() => {
@@ -282,12 +278,12 @@ async fn keep(
             }
             // Those who use it finish on it; it closes with the last of them.
             () = worn.notified() => {}
-            () = link.lost() => {
+            () = watch_blocked(&shared, place, &link) => {
                 current.send_replace(None);
                 shared.counters.lost_connections.add(1);
+                was_lost = true;
                 if !stop.is_cancelled() {
-                    shared.state.down(&link.reason());
-                    counted = true;
+                    shared.state.set(place, Condition::Away(link.reason()));
                 }
             }
         }
@@ -298,15 +294,29 @@ async fn keep(
             break;
         }
     }
-    if counted {
-        shared.state.up();
+    shared.state.leave(place);
+}
+
+/// Tells whether the connection is blocked until it is lost.
+async fn watch_blocked(shared: &Shared, place: Place, link: &Link) {
+    let mut blocked = link.blocked.clone();
+    loop {
+        let reason = blocked.borrow_and_update().clone();
+        shared.state.set(place, reason.map_or(Condition::Up, Condition::Blocked));
+        tokio::select! {
+            biased;
+            () = link.lost() => return,
+            changed = blocked.changed() => if changed.is_err() {
+                return link.lost().await;
+            },
+        }
     }
 }
 
 async fn dial_until_up(
     shared: &Shared,
     name: &str,
-    counted: &mut bool,
+    place: Place,
     backoff: &mut Backoff,
     stop: &CancellationToken,
 ) -> Option<Arc<Link>> {
@@ -317,16 +327,15 @@ async fn dial_until_up(
         let connected = shared.connected.notified();
         match shared.dialer.dial(name).await {
             Ok(link) => return Some(link),
-            Err(error) => {
-                if !std::mem::replace(counted, true) {
-                    shared.state.down(&error.text);
-                } else if error.kind == Failure::Refused {
-                    warn!("{}", error.text);
-                }
-                let longest = error.kind.longest_pause();
+            Err(DialError { text, kind }) => {
+                let condition = match kind {
+                    Failure::Refused => Condition::Refused(text),
+                    Failure::Unready | Failure::Unreachable => Condition::Away(text),
+                };
+                shared.state.set(place, condition);
                 tokio::select! {
-                    () = connected, if error.kind != Failure::Refused => {}
-                    paused = pause(backoff.next(longest), stop) => paused.ok()?,
+                    () = connected, if kind != Failure::Refused => {}
+                    paused = pause(backoff.next(kind.longest_pause()), stop) => paused.ok()?,
                 }
             }
         }

@@ -3,19 +3,18 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident,)*) => {
+    ($(#[doc = $help:literal] $name:ident,)*) => {
         #[derive(Debug, Default)]
         pub(super) struct Counters { $(pub(super) $name: Counter,)* }
 
         /// All counters since start-up.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct Snapshot { $($(#[$doc])* pub $name: u64,)* }
+        pub struct Snapshot { $(#[doc = $help] pub $name: u64,)* }
 
         impl Snapshot {
-            /// Names and values.
-            #[must_use]
-            pub fn named(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name),)*]
+            /// Names, what they mean, and values.
+            pub(super) fn described(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), $help.trim_ascii(), self.$name),)*]
             }
         }
 
@@ -30,26 +29,34 @@ macro_rules! counters {
 counters! {
     /// Messages handed to a channel, each time they were.
     published,
-    /// Of them, those that RabbitMQ may have had already.
+    /// Messages handed to a channel again, since RabbitMQ may or may not have had them.
     republished,
     /// Messages that RabbitMQ confirmed.
     confirmed,
     /// Messages that were answered with a refusal.
     refused,
-    /// Of them, those for which there was no queue.
+    /// Messages refused because there was no queue for them.
     unroutable,
-    /// Of them, those that waited too long.
+    /// Messages refused because they waited too long.
     expired,
     /// Messages that came from RabbitMQ.
     received,
-    /// Of them, those that this node had got a moment ago.
+    /// Messages dropped because this node had got them a moment ago.
     duplicates,
     /// Channels that RabbitMQ closed.
     closed_channels,
     /// Connections that were lost.
     lost_connections,
+    /// Connections that came back.
+    reconnects,
     /// Times that topic messages passed by, the node queue being away.
     node_queue_gaps,
+    /// Messages and notices for sessions on other nodes.
+    node_pushes,
+    /// Messages and notices from other nodes.
+    node_pushes_received,
+    /// Batches for other nodes that RabbitMQ gave back, the node having no queue or a full one.
+    node_pushes_returned,
 }
 
 #[derive(Debug, Default)]

@@ -27,6 +27,15 @@ pub(super) struct Limits {
     pub(super) time: Duration,
 }
 
+/// What has no answer yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Buffer {
+    pub(super) messages: usize,
+    pub(super) bytes: usize,
+    /// Of the messages, those that RabbitMQ has not confirmed.
+    pub(super) in_flight: usize,
+}
+
 /// A message without an answer.
 #[derive(Clone, Debug)]
 pub(super) struct Pending {
@@ -115,6 +124,12 @@ impl Ledger {
     /// Messages without an answer.
     pub(super) fn len(&self) -> usize {
         self.messages
+    }
+
+    /// The same in numbers.
+    pub(super) fn buffer(&self) -> Buffer {
+        let in_flight = self.lanes.iter().map(|lane| lane.in_flight.len()).sum();
+        Buffer { messages: self.messages, bytes: self.bytes, in_flight }
     }
 
     pub(super) fn submit(&mut self, lane: usize, pending: Pending) {

@@ -7,13 +7,15 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | [`dialer`], [`connection`] | connects, supervises, backs off |
+//! | [`dialer`], [`connection`], [`state`] | connects, supervises, backs off; says how it is |
 //! | [`declarer`], [`known`] | declares queues, looks for exchanges |
 //! | [`publisher`], [`ledger`], [`outcome`] | publishes and keeps what is not confirmed |
 //! | [`consumer`], [`subscription`], [`stream`], [`pool`] | `/queue`, and topics with acks |
 //! | [`exclusives`], [`probe`] | queues that are one session's alone |
 //! | [`node_queue`], [`bindings`] | all other topic subscriptions |
 //! | [`exchange_queues`], [`fanouts`] | all other subscriptions to exchanges |
+//! | [`nodes`], [`parcels`], [`inbox`] | from node to node: messages for users |
+//! | [`metrics`], [`counters`] | what Prometheus is told |
 //! | [`topology`], [`properties`], [`values`], [`refusal`], [`recent`] | AMQP's words for ours |
 
 mod bindings;
@@ -25,16 +27,21 @@ mod dialer;
 mod exchange_queues;
 mod exclusives;
 mod fanouts;
+mod inbox;
 mod known;
 mod ledger;
+mod metrics;
 mod node_queue;
+mod nodes;
 mod outcome;
+mod parcels;
 mod pool;
 mod probe;
 mod properties;
 mod publisher;
 mod recent;
 mod refusal;
+mod state;
 mod stream;
 mod subscription;
 mod topology;
@@ -44,12 +51,16 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use counters::Snapshot;
+pub use nodes::Nodes;
+pub use parcels::{Done, Fate};
+pub use state::Condition;
 
-use self::connection::{Keeper, Shared, State};
+use self::connection::{Keeper, Shared};
 use self::consumer::Consumers;
 use self::counters::Counters;
 use self::declarer::Declarer;
@@ -61,6 +72,7 @@ use self::node_queue::NodeQueue;
 use self::probe::Transient;
 use self::publisher::Publisher;
 use self::recent::Recent;
+use self::state::State;
 use super::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
 use super::origin::{Declaration, Origin, QueueOrigin, QueueType};
 use super::{Settlement, SubscribeRequest};
@@ -140,6 +152,10 @@ pub struct RabbitMq {
     exchange_queues: Arc<ExchangeQueues>,
     queue_type: QueueType,
     transient: Transient,
+    publish_keeper: Arc<Keeper>,
+    node_keeper: Arc<Keeper>,
+    node_id: String,
+    limits: Limits,
 }
 
 impl RabbitMq {
@@ -148,22 +164,7 @@ impl RabbitMq {
     /// # Errors
     /// Where a URL is none, RabbitMQ does not answer, or it refuses the login.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        const MAX_NODE_ID: usize = 128;
-        if config.node_id.is_empty() || config.node_id.len() > MAX_NODE_ID {
-            let length = config.node_id.len();
-            return Err(StartError(format!(
-                "the node id has 1 to {MAX_NODE_ID} bytes, this one has {length}"
-            )));
-        }
-        let shared = Arc::new(Shared {
-            dialer: Dialer::new(&config.urls).map_err(StartError)?,
-            state: State::default(),
-            counters: Counters::default(),
-            tasks: TaskTracker::new(),
-            stop: CancellationToken::new(),
-            runtime: tokio::runtime::Handle::current(),
-            connected: tokio::sync::Notify::new(),
-        });
+        let shared = shared(&config)?;
         let dial =
             async |name| shared.dialer.dial(name).await.map_err(|error| StartError(error.text));
         let declare = dial("declare").await?;
@@ -183,9 +184,11 @@ impl RabbitMq {
         };
         let queue_type = config.queue_type;
         let queue = topology::typed(Declaration::QUEUE, queue_type);
+        let publish_keeper = Arc::new(Keeper::spawn(&shared, "publish", Some(publish)));
+        let node_keeper = Arc::new(Keeper::spawn(&shared, "node queue", Some(node)));
         let publisher = Publisher::spawn(
             &shared,
-            publish,
+            publish_keeper.clone(),
             declarer.clone(),
             exclusives.clone(),
             config.unroutable,
@@ -200,11 +203,10 @@ impl RabbitMq {
             config.queue_deleted,
             exclusives,
         );
-        let keeper = Arc::new(Keeper::spawn(&shared, "node queue", Some(node)));
         let node_id = config.node_id;
         let exchange_queues =
-            ExchangeQueues::spawn(&shared, keeper.clone(), node_id.clone(), recent.clone());
-        let node_queue = NodeQueue::spawn(&shared, keeper, node_id, recent);
+            ExchangeQueues::spawn(&shared, node_keeper.clone(), node_id.clone(), recent.clone());
+        let node_queue = NodeQueue::spawn(&shared, node_keeper.clone(), node_id.clone(), recent);
         Ok(Self {
             shared,
             publisher,
@@ -213,7 +215,19 @@ impl RabbitMq {
             exchange_queues,
             queue_type,
             transient,
+            publish_keeper,
+            node_keeper,
+            node_id,
+            limits,
         })
+    }
+
+    /// The way to other relays on the same RabbitMQ. To be called once, and only where there may
+    /// be others: it costs a queue and three channels.
+    #[must_use]
+    pub fn nodes(&self) -> Arc<Nodes> {
+        let Self { shared, publish_keeper, node_keeper, node_id, limits, .. } = self;
+        Nodes::spawn(shared, publish_keeper, node_keeper, node_id, *limits)
     }
 
     /// Publishes. `Pending`: where there is a token, `Event::Done` says that RabbitMQ confirmed,
@@ -318,10 +332,31 @@ impl RabbitMq {
         self.consumers.session_ended(mailbox.session());
     }
 
-    /// Whether all connections are up.
+    /// Whether all connections are up, and messages are taken.
     #[must_use]
     pub fn ready(&self) -> bool {
-        self.shared.state.is_up() && self.node_queue.is_up()
+        self.condition() == Condition::Up
+    }
+
+    /// How RabbitMQ is, the worst that any part of this node finds.
+    #[must_use]
+    pub fn condition(&self) -> Condition {
+        match self.shared.state.condition() {
+            Condition::Up if !self.node_queue.is_up() => {
+                Condition::Away("this node's queue is not declared yet".into())
+            }
+            condition => condition,
+        }
+    }
+
+    /// What Prometheus is told.
+    #[must_use]
+    pub fn collector(&self) -> Box<dyn Collector> {
+        Box::new(metrics::Metrics {
+            shared: self.shared.clone(),
+            publisher: self.publisher.clone(),
+            node_queue: self.node_queue.clone(),
+        })
     }
 
     /// What happened so far.
@@ -350,6 +385,27 @@ impl RabbitMq {
         // A task that still waits for RabbitMQ ends with the process.
         drop(tokio::time::timeout(CLOSE, self.shared.tasks.wait()).await);
     }
+}
+
+/// What all parts share, before there is a connection.
+fn shared(config: &Config) -> Result<Arc<Shared>, StartError> {
+    const MAX_NODE_ID: usize = 128;
+    if config.node_id.is_empty() || config.node_id.len() > MAX_NODE_ID {
+        let length = config.node_id.len();
+        return Err(StartError(format!(
+            "the node id has 1 to {MAX_NODE_ID} bytes, this one has {length}"
+        )));
+    }
+    Ok(Arc::new(Shared {
+        dialer: Dialer::new(&config.urls).map_err(StartError)?,
+        state: State::default(),
+        counters: Counters::default(),
+        confirm_time: metrics::confirm_histogram(),
+        tasks: TaskTracker::new(),
+        stop: CancellationToken::new(),
+        runtime: tokio::runtime::Handle::current(),
+        connected: tokio::sync::Notify::new(),
+    }))
 }
 
 impl Drop for RabbitMq {

@@ -5,7 +5,7 @@
 //! and goes with it: what others publish meanwhile passes by.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions};
+use lapin::options::{
+    BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueBindOptions, QueueDeclareOptions,
+};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Consumer};
 use tokio::sync::Notify;
@@ -38,6 +40,8 @@ const SWEEP: Duration = Duration::from_secs(10);
 /// In the memory of duplicates: the queue's name changes with each connection, its subscribers
 /// do not.
 const NODE: &str = "stomp-relay.node.";
+/// What is refused where the node queue is.
+const REFUSED: &str = "the queue of this node";
 
 /// The handle.
 pub(super) struct NodeQueue {
@@ -48,6 +52,10 @@ pub(super) struct NodeQueue {
     table: Mutex<Table>,
     wake: Notify,
     is_up: AtomicBool,
+    /// Messages in the queue when RabbitMQ was asked last.
+    pub(super) depth: AtomicUsize,
+    /// Deliveries that the last ack was for.
+    pub(super) burst: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +85,8 @@ impl NodeQueue {
             table: Mutex::default(),
             wake: Notify::new(),
             is_up: AtomicBool::new(false),
+            depth: AtomicUsize::new(0),
+            burst: AtomicUsize::new(0),
         });
         shared.spawn(run(node_queue.clone(), keeper));
         node_queue
@@ -151,10 +161,15 @@ impl NodeQueue {
     }
 
     /// Until the channel is lost.
-    async fn serve(&self, link: &Link) -> lapin::Result<()> {
+    async fn serve(&self, link: &Link, gap: &mut Option<Instant>) -> lapin::Result<()> {
         let (channel, mut consumer) = self.open(link).await?;
         self.bind(&channel).await?;
         self.is_up.store(true, Ordering::Relaxed);
+        self.shared.state.refuse(REFUSED, None);
+        if let Some(since) = gap.take() {
+            let seconds = since.elapsed().as_secs_f32();
+            warn!(seconds, "topic messages of others passed by while the node queue was away");
+        }
         let mut sweep = tokio::time::interval(SWEEP);
         loop {
             tokio::select! {
@@ -168,7 +183,10 @@ impl NodeQueue {
                     None => return Ok(()),
                 },
                 () = self.wake.notified() => self.bind(&channel).await?,
-                _ = sweep.tick() => self.unbind(&channel).await?,
+                _ = sweep.tick() => {
+                    self.unbind(&channel).await?;
+                    self.ask_depth(&channel).await?;
+                }
             }
         }
     }
@@ -237,17 +255,29 @@ impl NodeQueue {
         Ok(())
     }
 
+    async fn ask_depth(&self, channel: &Channel) -> lapin::Result<()> {
+        let name = self.table().bindings.queue();
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let queue = channel.queue_declare(name, options, FieldTable::default()).await?;
+        let depth = usize::try_from(queue.message_count()).unwrap_or(usize::MAX);
+        self.depth.store(depth, Ordering::Relaxed);
+        Ok(())
+    }
+
     /// Hands on what is there by now, at most a burst. The last one's delivery tag.
     fn take_burst(&self, first: Delivery, consumer: &mut Consumer) -> lapin::Result<u64> {
         let mut last = first.delivery_tag;
+        let mut burst = 1;
         self.take(first);
         let mut context = Context::from_waker(Waker::noop());
         for _ in 1..BURST {
             let Poll::Ready(Some(delivery)) = consumer.poll_next_unpin(&mut context) else { break };
             let delivery = delivery?;
             last = delivery.delivery_tag;
+            burst += 1;
             self.take(delivery);
         }
+        self.burst.store(burst, Ordering::Relaxed);
         Ok(last)
     }
 
@@ -274,10 +304,12 @@ impl NodeQueue {
 
 async fn run(node_queue: Arc<NodeQueue>, keeper: Arc<Keeper>) {
     let mut backoff = Backoff::default();
+    let mut gap = None;
     while let Some(link) = keeper.link().await {
         let began = Instant::now();
-        let result = link.answer(node_queue.serve(&link)).await;
+        let result = link.answer(node_queue.serve(&link, &mut gap)).await;
         if node_queue.is_up.swap(false, Ordering::Relaxed) {
+            gap = Some(Instant::now());
             node_queue.shared.counters.node_queue_gaps.add(1);
         }
         if node_queue.shared.stop.is_cancelled() {
@@ -287,7 +319,7 @@ async fn run(node_queue: Arc<NodeQueue>, keeper: Arc<Keeper>) {
             && let Fault::Refused(_) = Fault::of(&error)
         {
             keeper.closed_channel(&link);
-            warn!("RabbitMQ refuses the node queue: {error}");
+            node_queue.shared.state.refuse(REFUSED, Some(error.to_string()));
         }
         if began.elapsed() > SWEEP {
             backoff = Backoff::default();

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Instant;
 
 use lapin::options::BasicPublishOptions;
 use lapin::{Channel, Confirmation};
@@ -21,6 +22,7 @@ pub(super) struct Outcome {
     goal: Goal,
     /// What the queue was declared with, where its sender said it.
     pub(super) declare: Option<Arc<Declaration>>,
+    pub(super) handed: Instant,
     pub(super) result: lapin::Result<Confirmation>,
 }
 
@@ -56,6 +58,7 @@ pub(super) fn worst(so_far: Option<Loss>, fault: Fault) -> Option<Loss> {
 /// Sends a message at once, so that the order of calls is the order on the wire, and waits for
 /// the confirm.
 pub(super) fn publish(channel: Channel, route: Route, next: Outgoing) -> Publishing {
+    let handed = Instant::now();
     let mut publishing: Publishing = Box::pin(async move {
         let properties = properties::outgoing(&next.message, next.id, next.republished);
         let mandatory = matches!(route.goal, Goal::Queue(_));
@@ -67,7 +70,7 @@ pub(super) fn publish(channel: Channel, route: Route, next: Outgoing) -> Publish
             Err(error) => Err(error),
         };
         let Outgoing { number, id, declare, .. } = next;
-        Outcome { number, id, goal: route.goal, declare, result }
+        Outcome { number, id, goal: route.goal, declare, handed, result }
     });
     let mut context = Context::from_waker(Waker::noop());
     match publishing.as_mut().poll(&mut context) {

@@ -22,7 +22,7 @@ use super::Unroutable;
 use super::connection::{Backoff, Keeper, Link, Shared};
 use super::declarer::{DeclareError, Declarer, Need};
 use super::exclusives::Exclusives;
-use super::ledger::{Ledger, Limits, Loss, Outgoing, Pending};
+use super::ledger::{Buffer, Ledger, Limits, Loss, Outgoing, Pending};
 use super::outcome::{Outcome, Publishing, barrier, publish, worst};
 use super::properties;
 use super::refusal::{self, Fault};
@@ -43,7 +43,7 @@ const TICK: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub(super) struct Publisher {
     shared: Arc<Shared>,
-    keeper: Keeper,
+    keeper: Arc<Keeper>,
     declarer: Arc<Declarer>,
     exclusives: Arc<Exclusives>,
     unroutable: Unroutable,
@@ -56,7 +56,7 @@ pub(super) struct Publisher {
 impl Publisher {
     pub(super) fn spawn(
         shared: &Arc<Shared>,
-        first: Arc<Link>,
+        keeper: Arc<Keeper>,
         declarer: Arc<Declarer>,
         exclusives: Arc<Exclusives>,
         unroutable: Unroutable,
@@ -65,7 +65,7 @@ impl Publisher {
     ) -> Arc<Self> {
         let publisher = Arc::new(Self {
             shared: shared.clone(),
-            keeper: Keeper::spawn(shared, "publish", Some(first)),
+            keeper,
             declarer,
             exclusives,
             unroutable,
@@ -119,6 +119,11 @@ impl Publisher {
     /// Messages without an answer.
     pub(super) fn open(&self) -> usize {
         self.ledger().len()
+    }
+
+    /// The same in numbers.
+    pub(super) fn buffer(&self) -> Buffer {
+        self.ledger().buffer()
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -378,6 +383,8 @@ impl<'a> Lane<'a> {
                     unroutable.push((outcome.number, keep));
                 }
                 Ok(Confirmation::Ack(_)) => {
+                    let time = outcome.handed.elapsed();
+                    self.publisher.shared.confirm_time.observe(time.as_secs_f64());
                     let done = self.publisher.ledger().done(self.number, outcome.number);
                     done.iter().for_each(|pending| self.publisher.confirm(pending));
                 }

@@ -235,6 +235,27 @@ pub(super) fn node_queue_options() -> (QueueDeclareOptions, FieldTable) {
     (options, arguments)
 }
 
+/// The exchange between nodes: direct, durable; routing keys are node ids.
+pub(super) const NODES_EXCHANGE: &str = "stomp-relay.nodes";
+/// What waits for a node. Beyond it senders are told that it is full.
+const INBOX_BYTES: i64 = 64 * 1024 * 1024;
+
+/// The queue of what other nodes have for this one.
+pub(super) fn inbox(node_id: &str, random: &str) -> String {
+    format!("stomp-relay.inbox.{node_id}.{random}")
+}
+
+/// Exclusive, as the node queue is. Nothing is dropped from it in silence.
+pub(super) fn inbox_options() -> (QueueDeclareOptions, FieldTable) {
+    let options = QueueDeclareOptions { exclusive: true, auto_delete: true, ..Default::default() };
+    let mut arguments = FieldTable::default();
+    let limit = AMQPValue::LongLongInt(INBOX_BYTES);
+    arguments.insert(ShortString::from("x-max-length-bytes"), limit);
+    let overflow = AMQPValue::LongString("reject-publish".into());
+    arguments.insert(ShortString::from("x-overflow"), overflow);
+    (options, arguments)
+}
+
 /// The canonical destination of what AMQP delivers.
 pub(super) fn delivered(exchange: &str, key: &str) -> Destination {
     match exchange {

@@ -90,7 +90,7 @@ impl<'a> Handover<'a> {
                 }
             }
             // Nothing is published: it says who else has too much.
-            let none = [].iter();
+            let none = std::iter::empty::<&Arc<Message>>();
             let Some(next) = self.topics.publish_together(key.as_str(), &none) else { return };
             crowded = next;
         }

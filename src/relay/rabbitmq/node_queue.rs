@@ -285,7 +285,8 @@ impl NodeQueue {
                 break;
             }
             let Poll::Ready(Some(delivery)) = consumer.poll_next_unpin(&mut context) else { break };
-            let delivery = delivery?;
+            // What has come has come, whatever becomes of the connection.
+            let delivery = delivery.inspect_err(|_| handover.flush())?;
             last = delivery.delivery_tag;
             burst += 1;
             self.take(delivery, handover);

@@ -216,18 +216,23 @@ async fn a_node_that_is_killed_takes_nothing_persistent_along() {
     assert!(after_kill[100..].iter().all(|body| unread.contains_key(body)));
 }
 
-/// Sends `count` messages to bob, `window` RECEIPTs open; says at `at` that it got there.
+/// Sends messages to bob, four RECEIPTs open; says at `at` that it got there, and waits for `rest`
+/// before the last tenth.
 async fn stream(
     relay: std::net::SocketAddr,
     headers: &'static [(&'static str, &'static str)],
     sent: Vec<String>,
     at: usize,
     reached: tokio::sync::oneshot::Sender<()>,
+    rest: tokio::sync::oneshot::Receiver<()>,
 ) {
-    let mut reached = Some(reached);
+    let (mut reached, mut rest) = (Some(reached), Some(rest));
     let mut alice = Client::websocket(relay, "alice").await;
     let mut open = VecDeque::new();
     for (number, body) in sent.iter().enumerate() {
+        if number == sent.len() / 10 * 9 {
+            rest.take().unwrap().await.unwrap();
+        }
         open.push_back(alice.send_later(TO_BOB, headers, body).await);
         if open.len() >= 4 {
             alice.receipt(&open.pop_front().unwrap()).await;
@@ -239,6 +244,13 @@ async fn stream(
     for receipt in open {
         alice.receipt(&receipt).await;
     }
+}
+
+/// For a stream that waits for nothing.
+fn at_once() -> tokio::sync::oneshot::Receiver<()> {
+    let (go, wait) = tokio::sync::oneshot::channel();
+    go.send(()).unwrap();
+    wait
 }
 
 fn x_ids(frames: &[Frame]) -> BTreeMap<String, String> {
@@ -259,15 +271,19 @@ async fn a_user_who_moves_gets_everything_persistent_in_order() {
     let sent = numbered("m", STREAM);
     let (reached, wait) = tokio::sync::oneshot::channel();
     let address = pair.a.http_address();
-    let sender = tokio::spawn(stream(address, PERSISTENT, sent.clone(), STREAM / 3, reached));
+    let (go, rest) = tokio::sync::oneshot::channel();
+    let sender = stream(address, PERSISTENT, sent.clone(), STREAM / 3, reached, rest);
+    let sender = tokio::spawn(sender);
     wait.await.unwrap();
     let got_there = before.take_frames();
     drop(before);
     let mut after = Client::websocket(pair.a.http_address(), "bob").await;
     let replay = [("x-unread", "replay")];
     let receipt = after.subscribe_later("x", "/user/queue/x", &replay).await;
-    let got_here = after.messages(STREAM).await;
+    // All that was stored is read then, and what comes later is live.
     after.receipt(&receipt).await;
+    go.send(()).unwrap();
+    let got_here = after.messages(STREAM).await;
     sender.await.unwrap();
     let live = got_here.iter().filter(|frame| frame.get("x-unread-left").is_none()).count();
     println!("{} there, {} here, of them {live} live", got_there.len(), got_here.len());
@@ -289,7 +305,7 @@ async fn a_user_who_moves_loses_nothing_transient() {
     let sent = numbered("m", STREAM);
     let (reached, wait) = tokio::sync::oneshot::channel();
     let address = pair.a.http_address();
-    let sender = tokio::spawn(stream(address, &[], sent.clone(), STREAM / 3, reached));
+    let sender = tokio::spawn(stream(address, &[], sent.clone(), STREAM / 3, reached, at_once()));
     wait.await.unwrap();
     let mut after = Client::websocket(pair.a.http_address(), "bob").await;
     // Both at once, then only the new one.
@@ -340,7 +356,7 @@ async fn a_node_that_is_stopped_loses_nothing() {
     let sent = numbered("m", STREAM);
     let (reached, wait) = tokio::sync::oneshot::channel();
     let address = pair.a.http_address();
-    let sender = tokio::spawn(stream(address, &[], sent.clone(), STREAM / 3, reached));
+    let sender = tokio::spawn(stream(address, &[], sent.clone(), STREAM / 3, reached, at_once()));
     wait.await.unwrap();
     pair.b.signal("-TERM");
     assert!(pair.b.ended(PATIENCE).await.success());

@@ -174,7 +174,11 @@ impl Ledger {
         let window = if *number < lane.alone_until { 1 } else { window };
         // What is alone on its channel has nobody behind it either.
         let alone = lane.in_flight.keys().next().is_some_and(|first| *first < lane.alone_until);
-        if lane.in_flight.len() >= window || alone {
+        // What came back goes again once those behind it have an answer too: its queue is declared
+        // anew, and they would come into it first.
+        let last = lane.in_flight.keys().next_back();
+        let overtaken = pending.returns > 0 && last.is_some_and(|last| last > number);
+        if lane.in_flight.len() >= window || alone || overtaken {
             return None;
         }
         Some(Outgoing {
@@ -461,5 +465,24 @@ mod tests {
         ledger.done(0, 0);
         ledger.done(0, 1);
         assert!(ledger.woken().is_empty());
+    }
+
+    #[test]
+    fn what_came_back_waits_for_those_behind_it() {
+        let mut ledger = Ledger::new(1, LIMITS);
+        let now = Instant::now();
+        for token in 0..3 {
+            ledger.submit(0, pending(token, now));
+            assert!(ledger.handed(0, token));
+        }
+        let next = |ledger: &Ledger| ledger.next(0, 8).map(|next| next.number);
+        assert!(ledger.returned(0, &[0]).is_empty());
+        assert_eq!(next(&ledger), None);
+        assert!(ledger.done(0, 1).is_some());
+        assert_eq!(next(&ledger), None);
+        assert!(ledger.returned(0, &[2]).is_empty());
+        assert_eq!(next(&ledger), Some(0));
+        assert!(ledger.handed(0, 0));
+        assert_eq!(next(&ledger), Some(2));
     }
 }

@@ -412,8 +412,8 @@ mod tests {
     }
 
     #[test]
-    fn what_came_back_is_published_again_before_its_successors() {
-        let mut ledger = ledger(4, Instant::now());
+    fn what_came_back_is_published_again_a_few_times() {
+        let mut ledger = ledger(2, Instant::now());
         for _ in 0..MAX_RETURNS {
             hand_over(&mut ledger);
             assert!(ledger.returned(0, &[1, 0]).is_empty());
@@ -421,7 +421,7 @@ mod tests {
         assert_eq!(hand_over(&mut ledger), ["0", "1"]);
         let refused = ledger.returned(0, &[0, 1]);
         assert_eq!(tokens(&refused), [1, 0]);
-        assert_eq!(ledger.len(), 2);
+        assert_eq!(ledger.len(), 0);
     }
 
     #[test]

@@ -18,7 +18,7 @@ scratch=
 # What its plugin does there: it declares transient queues, which that config refuses.
 skipped_in() { # suite
     case $1 in
-    trixie) echo "--skip topics_both_ways_with_the_plugin --skip plugin_and_relay_show_the_same_message" ;;
+    trixie) echo "--skip plugin_and_relay_show_the_same_message" ;;
     esac
 }
 
@@ -85,7 +85,7 @@ scratch=$(mktemp -d /tmp/rabbitmq4.XXXXXX)
 suites=("$@")
 [ $# -gt 0 ] || suites=(sid trixie)
 words=()
-for test in ${TESTS:-rabbitmq relay conformance bad_input}; do words+=(--test "$test"); done
+for test in ${TESTS:-rabbitmq rabbitmq-faults relay conformance bad_input}; do words+=(--test "$test"); done
 for suite in "${suites[@]}"; do make_folder "$suite"; done
 # What the tests start is not built by them.
 cargo build --workspace --bins --locked

@@ -18,9 +18,9 @@ use super::recent::Recent;
 use super::refusal::Fault;
 use super::topology::{self, NODES_EXCHANGE};
 
-/// Batches under way.
 /// What comes a second time is a duplicate, whatever was said of it.
 const ANY_AGAIN: bool = true;
+/// Batches under way.
 const PREFETCH: u16 = 256;
 /// Deliveries per ack.
 const BURST: usize = 64;

@@ -151,9 +151,19 @@ async fn run(rows: &[(&'static str, Row)], pace: Pace) -> Vec<Done> {
 }
 
 fn main() -> ExitCode {
-    let wanted: Vec<String> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part));
+    let (mut wanted, mut skipped) = (Vec::new(), Vec::new());
+    let mut arguments = std::env::args().skip(1);
+    while let Some(argument) = arguments.next() {
+        if argument == "--skip" {
+            skipped.extend(arguments.next());
+        } else if !argument.starts_with('-') {
+            wanted.push(argument);
+        }
+    }
+    let is_wanted = |name: &str| {
+        let is_in = |parts: &[String]| parts.iter().any(|part| name.contains(&**part));
+        (wanted.is_empty() || is_in(&wanted)) && !is_in(&skipped)
+    };
     let rows: Vec<_> = ROWS.into_iter().filter(|(name, _)| is_wanted(name)).collect();
     if std::env::args().any(|argument| argument == "--list") {
         rows.iter().for_each(|(name, _)| println!("{name}: test"));

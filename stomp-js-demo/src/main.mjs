@@ -53,7 +53,13 @@ const on = {
   direct(message) {
     model.addReceived(state, message);
     saveHistory(state.me, state.direct.values());
+    if (state.showUnread) showUnread();
     readWhatIsShown();
+    draw();
+  },
+  replayed() {
+    state.replayed = true;
+    if (state.showUnread) showUnread();
     draw();
   },
   unread(change) {
@@ -120,6 +126,7 @@ function logout(error = "") {
 // On a narrow screen either the list or what was chosen from it is shown.
 function show(view, pane = "detail") {
   state.view = view;
+  state.showUnread = false;
   byId("app").dataset.pane = pane;
   if (view.kind === "jobs" && state.jobs.taking === null) takePart(true);
   readWhatIsShown();
@@ -130,6 +137,14 @@ function show(view, pane = "detail") {
     const input = view.kind === "jobs" ? byId("jobs-input") : byId("chat-input");
     (narrow ? byId(view.kind === "jobs" ? "jobs-title" : "chat-title") : input).focus();
   }
+}
+
+/** The first conversation with something unread; it may still be on its way after a reconnect. */
+function showUnread() {
+  const peer = model.peerWithUnread(state);
+  state.showUnread = peer === undefined && !state.replayed;
+  if (peer !== undefined) show({ kind: "user", peer });
+  else if (state.replayed) model.addNotice(state, "What is unread is not a message of this page.", "info");
 }
 
 /** What a person has before their eyes is read; the relay tells all tabs. */
@@ -244,9 +259,7 @@ byId("people").addEventListener("click", (event) => {
   if (peer !== undefined) show({ kind: "user", peer });
 });
 byId("unread-badge").addEventListener("click", () => {
-  const peer = model.people(state).find((name) => model.unreadIn(state, name).length > 0);
-  if (peer !== undefined) show({ kind: "user", peer });
-  else model.addNotice(state, "What is unread is not a message of this page.", "info");
+  showUnread();
   draw();
 });
 byId("job-done").addEventListener("click", () => settleJob("done"));

@@ -21,6 +21,9 @@ export function newState() {
     opened: [],
     /** The relay's count: all destinations, all tabs. */
     unread: 0,
+    /** Whether all that was kept has come in this session, and whether somebody waits to see it. */
+    replayed: false,
+    showUnread: false,
     /** Unread ids that the relay was told are read, and has not confirmed yet. */
     reading: new Set(),
     /** `taking` is null until the view is opened for the first time. */
@@ -81,11 +84,15 @@ export function applyRead(state, read) {
 /** A new session: what is unread is what the relay replays now, and nothing is under way. */
 export function beginSession(state) {
   state.reading.clear();
+  state.replayed = false;
   for (const message of state.direct.values()) {
     message.unreadId = null;
     if (message.delivery === "sending") message.delivery = "unconfirmed";
   }
 }
+
+export const peerWithUnread = (state) =>
+  people(state).find((name) => unreadIn(state, name).length > 0);
 
 /** Unread ids of a conversation that nobody has told the relay of yet; now somebody does. */
 export function takeToRead(state, peer) {

@@ -7,8 +7,9 @@ import { INBOX, JOBS, ROOM, encode, inboxOf, message, newId } from "./wire.mjs";
 const RECONNECT_MS = 3000;
 
 /**
- * `on` has: connected(headers, used), where `used` is the transport that SockJS came to, closed(retryInMs, text, everConnected), refused(text),
- * room(message), direct(message), unread(change), job(frame), error(text).
+ * `on` has: connected(headers, used), where `used` is the transport that SockJS came to,
+ * closed(retryInMs, text, everConnected), refused(text), room(message), direct(message),
+ * replayed(), unread(change), job(frame), error(text).
  */
 export class Connection {
   #client;
@@ -80,8 +81,10 @@ export class Connection {
     );
 
     client.subscribe(ROOM, (m) => this.on.room(message(m)));
-    // Stored ones first, then live ones, no gap and none twice.
-    client.subscribe(INBOX, (m) => this.on.direct(message(m)), { "x-unread": "replay" });
+    // Stored ones first, then the RECEIPT, then live ones, no gap and none twice.
+    const receipt = newId();
+    client.watchForReceipt(receipt, () => this.on.replayed());
+    client.subscribe(INBOX, (m) => this.on.direct(message(m)), { "x-unread": "replay", receipt });
   }
 
   // ERROR: the server closes after it. Before CONNECTED it is the login that was refused.

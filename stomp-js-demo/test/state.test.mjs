@@ -53,6 +53,8 @@ test("a new session forgets what was unread and what was under way", () => {
   model.addSent(state, "alice", incoming("mine", null, "bob"), "sending");
   model.beginSession(state);
   assert.deepEqual(unreadIds(state), []);
+  assert.equal(model.peerWithUnread(state), undefined);
+  assert.equal(state.replayed, false);
   assert.equal(state.direct.get("mine").delivery, "unconfirmed");
 });
 

@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 # What the scripts that measure share: servers to measure, one run, the page with the figures.
 # Before it is sourced: `usage_end`, the last line of the script's own head comment, and its
 # arguments as they came. It sets `kind` (full or quick), `rounds`, `scratch`, `results`.
@@ -136,7 +136,7 @@ measure() {
 }
 
 machine() { # target
-    local dirty= server
+    local dirty='' server
     [ -z "$(git status --porcelain --untracked-files=no)" ] || dirty=", with changes"
     server=$(sed -n 's/^.*{rabbit, *"\([^"]*\)".*$/\1/p' /usr/lib/rabbitmq/lib/rabbitmq_server-*/plugins/rabbit-*/ebin/rabbit.app 2>/dev/null || true)
     [ -n "$server" ] || server=$(basename /usr/lib/rabbitmq/lib/rabbitmq_server-* | sed 's/.*-//')

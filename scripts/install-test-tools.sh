@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need and this machine lacks: RabbitMQ, Redis, nginx, Chromium,
-# valgrind, from Debian. Services of the packages installed here are neither started now nor at the next boot;
-# services that were there before are left as they are.
+# valgrind and shellcheck, from Debian. Services of the packages installed here are neither started now nor at
+# the next boot; services that were there before are left as they are.
 set -euo pipefail
 
 missing=()
@@ -10,6 +10,7 @@ command -v redis-server >/dev/null || missing+=(redis-server)
 [ -x /usr/sbin/nginx ] || command -v nginx >/dev/null || missing+=(nginx)
 [ -x "${CHROMIUM:-/usr/bin/chromium}" ] || missing+=(chromium)
 command -v valgrind >/dev/null || missing+=(valgrind)
+command -v shellcheck >/dev/null || missing+=(shellcheck)
 command -v cc >/dev/null || missing+=(gcc libc6-dev)
 [ "${#missing[@]}" -gt 0 ] || exit 0
 

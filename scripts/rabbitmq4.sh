@@ -54,6 +54,7 @@ make_folder() { # suite
     [ -z "${FRESH:-}" ] || rm -rf "$root"
     [ ! -d "$root" ] || return 0
     command -v debootstrap >/dev/null || apt-get install -y --no-install-recommends debootstrap
+    # shellcheck disable=SC2016
     mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Created-By: Packages' 'Origin: Debian' |
         grep -v security | head -n 1)
     [ -n "$mirror" ] || { echo "apt has no source of Debian's packages here" >&2 && return 1; }
@@ -67,6 +68,7 @@ make_folder() { # suite
 }
 
 version() { # suite
+    # shellcheck disable=SC2016
     chroot "$folder/$1" dpkg-query -W -f '${Version}' rabbitmq-server
 }
 

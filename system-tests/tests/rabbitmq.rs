@@ -611,6 +611,89 @@ async fn a_channel_closed_over_one_message_is_replaced_and_the_others_go_on() {
     broker.shutdown(Duration::from_secs(5)).await;
 }
 
+/// RabbitMQ may let the relay listen to some topics only.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_is_denied_costs_nobody_else_anything() {
+    let server = RabbitMqServer::shared().unwrap();
+    let read = |pattern: &str| {
+        server.ctl(&["set_topic_permissions", "listener", "amq.topic", ".*", pattern]).unwrap();
+    };
+    server.ctl(&["add_user", "listener", "secret"]).unwrap();
+    server.ctl(&["set_permissions", "listener", ".*", ".*", ".*"]).unwrap();
+    read("^open\\.");
+    let url = server.amqp_url.replace("guest:guest", "listener:secret");
+    let listener = Config { urls: vec![url], ..config(&server, "listener") };
+    let broker = Arc::new(RabbitMq::start(listener).await.unwrap());
+    let (mut good, mut evil) = (Session::new(&broker, 1), Session::new(&broker, 2));
+    good.subscribe(1, "/topic/open.first", AckMode::Auto, 0).await;
+
+    // All at once, and some in between are denied.
+    let mut open = Vec::new();
+    let mut closed = Vec::new();
+    for number in 0..200 {
+        let (session, topic, tokens) = if number % 50 == 7 {
+            (&mut evil, format!("/topic/closed.{number}"), &mut closed)
+        } else {
+            (&mut good, format!("/topic/open.{number}"), &mut open)
+        };
+        let (token, submit) = session.start_subscribe(number + 10, &topic, AckMode::Auto, 0);
+        assert!(matches!(submit, Submit::Pending), "{topic}: {submit:?}");
+        tokens.push(token);
+    }
+    for token in closed {
+        let refusal = evil.done(token).await.unwrap_err();
+        assert_eq!((refusal.kind, &*refusal.message), (RefusalKind::Denied, "access_refused"));
+    }
+    for token in open {
+        assert_eq!(good.done(token).await, Ok(Level::Confirmed));
+    }
+    for number in 0..40 {
+        let denied = evil.try_subscribe(1, "/topic/closed", AckMode::Auto, 0).await.unwrap_err();
+        assert_eq!(denied.kind, RefusalKind::Denied, "{number}");
+        good.send("/topic/open.first", &number.to_string()).await.unwrap();
+        assert_eq!(good.body().await, number.to_string());
+    }
+    for number in [8, 106, 199] {
+        good.send(&format!("/topic/open.{number}"), "x").await.unwrap();
+        assert_eq!(good.message().await.subscription, number + 10);
+    }
+    let snapshot = broker.snapshot();
+    assert_eq!((snapshot.lost_connections, snapshot.node_queue_gaps), (0, 0), "{snapshot:?}");
+    assert_eq!(snapshot.closed_channels, 44, "{snapshot:?}");
+
+    // What is denied after an outage is taken from who had it, and only that.
+    read("^open\\.1");
+    server.ctl(&["close_all_user_connections", "listener", "the test"]).unwrap();
+    let mut ended = Vec::new();
+    for _ in 0..good_without_one() {
+        match good.event(|event| matches!(event, Event::Cancelled { .. })).await {
+            Event::Cancelled { subscription, refusal } => {
+                assert_eq!(refusal.kind, RefusalKind::Cancelled);
+                ended.push(subscription);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    ended.sort_unstable();
+    ended.dedup();
+    assert_eq!(ended.len(), good_without_one());
+    until("the rest is bound again", || {
+        let bindings = server.ctl(&["list_bindings", "routing_key"]).unwrap();
+        bindings.lines().any(|key| key == "open.100")
+    })
+    .await;
+    good.send("/topic/open.100", "still").await.unwrap();
+    assert_eq!(good.message().await.subscription, 110);
+    assert_eq!(broker.snapshot().node_queue_gaps, 1);
+    broker.shutdown(Duration::from_secs(5)).await;
+}
+
+/// Topics of the test above that do not begin with a 1, and are not among the denied.
+fn good_without_one() -> usize {
+    let open = (0..200).filter(|number| number % 50 != 7);
+    1 + open.filter(|number| !number.to_string().starts_with('1')).count()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_deleted_under_its_consumer() {
     let server = RabbitMqServer::shared().unwrap();

@@ -23,6 +23,7 @@ use ulid::Ulid;
 use super::counters::Counters;
 use super::dialer::{DialError, Dialer, Failure};
 use super::recovery::Recovery;
+use super::refusal::Fault;
 use super::state::{Condition, Place, State};
 
 const CLOSE_TIME: Duration = Duration::from_secs(2);
@@ -240,6 +241,46 @@ impl Keeper {
         if before + 1 == MAX_CLOSED_CHANNELS {
             self.worn.notify_one();
         }
+    }
+}
+
+/// One connection after the other, for somebody who has channels of its own on it.
+#[derive(Debug)]
+pub(super) struct Turns {
+    keeper: Arc<Keeper>,
+    backoff: Backoff,
+    last: Option<(Arc<Link>, Instant)>,
+}
+
+impl Turns {
+    pub(super) fn new(keeper: Arc<Keeper>) -> Self {
+        Self { keeper, backoff: Backoff::default(), last: None }
+    }
+
+    /// The next one; after a pause, where it is the last one. `None` at the end of the relay.
+    pub(super) async fn next(&mut self) -> Option<Arc<Link>> {
+        const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+        if let Some((link, since)) = self.last.take() {
+            if since.elapsed() > STABLE {
+                self.backoff = Backoff::default();
+            }
+            if link.is_alive() {
+                pause(self.backoff.next(LONGEST_PAUSE), &self.keeper.stop).await.ok()?;
+            }
+        }
+        let link = self.keeper.link().await?;
+        self.last = Some((link.clone(), Instant::now()));
+        Some(link)
+    }
+
+    /// The channels are lost. Why RabbitMQ closed one, where it did.
+    pub(super) fn over(&self, result: lapin::Result<()>) -> Option<lapin::Error> {
+        let error = result.err()?;
+        let Fault::Refused(_) = Fault::of(&error) else { return None };
+        if let Some((link, _)) = &self.last {
+            self.keeper.closed_channel(link);
+        }
+        Some(error)
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
 use tokio::sync::{mpsc, oneshot};
@@ -43,6 +43,8 @@ pub(super) enum Need {
     Queue(Box<QueueOrigin>),
     /// Not declared: what kind it is, AMQP does not tell.
     Exchange(Arc<str>),
+    /// Nothing is declared: only whether the queue is there is asked.
+    Found(Arc<str>),
 }
 
 struct Request {
@@ -91,6 +93,7 @@ impl Declarer {
                 _ => false,
             },
             Need::Exchange(name) => known.has_exchange(name),
+            Need::Found(_) => false,
         }
     }
 
@@ -185,6 +188,7 @@ impl Worker {
                 lock(&self.known).add_absent(name, Instant::now());
                 refusal::of_exchange(code, name)
             }
+            Need::Found(name) => refusal::of_queue(code, name),
             Need::Queue(origin) => {
                 warn!("RabbitMQ refuses to declare a queue: {error}");
                 refusal::of_declare(code, origin)
@@ -219,6 +223,7 @@ impl Worker {
         let mut known = lock(&self.known);
         match need {
             Need::Exchange(name) => known.add_exchange(name),
+            Need::Found(_) => {}
             Need::Queue(origin) => {
                 if let (Some(declaration), None) = (&origin.declare, &origin.binding) {
                     known.add_queue(&origin.queue, declaration);
@@ -239,6 +244,11 @@ async fn ask(channel: &Channel, need: &Need) -> lapin::Result<()> {
             channel
                 .exchange_declare(name, ExchangeKind::Direct, options, FieldTable::default())
                 .await
+        }
+        Need::Found(name) => {
+            let Ok(name) = topology::short(name) else { return Ok(()) };
+            let options = QueueDeclareOptions { passive: true, ..Default::default() };
+            channel.queue_declare(name, options, FieldTable::default()).await.map(drop)
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Plain subscriptions to exchanges: one queue for each exchange and key that somebody on this
 //! node listens to, and the fan-out to sessions is done here.
 //!
+//! What an exchange does with a key, AMQP does not tell, so what comes of one binding cannot be
+//! told from what comes of another: one queue for all would not do.
+//!
 //! The queues are exclusive, so they are declared, bound and consumed on one connection, and go
 //! with it: what others publish meanwhile passes by. All are consumed on one channel; what
 //! RabbitMQ may refuse is asked on another one, which may be closed over it without harm.
@@ -24,15 +27,15 @@ use lapin::types::{FieldTable, ShortString};
 use tokio::sync::Notify;
 use tracing::warn;
 
-use super::connection::{Backoff, Keeper, Link, Shared, random_name};
-use super::fanouts::{Fanouts, Refused, Waiter};
+use super::bindings::{self, Bindings, Waiter};
+use super::connection::{Keeper, Link, Shared, Turns, random_name};
 use super::properties::{self, Incoming};
 use super::recent::Recent;
 use super::refusal::{self, Fault};
 use super::topology;
 use crate::destination::{Exchange, Topic};
 use crate::relay::error::Refusal;
-use crate::relay::mailbox::{Event, Level, Mailbox, Submit, SubscriptionNumber, Token};
+use crate::relay::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
 use crate::relay::topics::Topics;
 
 /// Of each queue.
@@ -42,7 +45,8 @@ const BURST: usize = 500;
 /// Binds at a time.
 const BINDS: usize = 16;
 const SWEEP: Duration = Duration::from_secs(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// An exchange that was deleted and declared anew has lost its bindings, and nobody is told.
+const FRESH: Duration = Duration::from_secs(5);
 
 /// The handle.
 pub(super) struct ExchangeQueues {
@@ -51,7 +55,7 @@ pub(super) struct ExchangeQueues {
     /// By [`place`].
     listeners: Topics,
     recent: Arc<Mutex<Recent>>,
-    fanouts: Mutex<Fanouts>,
+    bindings: Mutex<Bindings<Exchange>>,
     wake: Notify,
 }
 
@@ -74,7 +78,7 @@ impl ExchangeQueues {
             node_id,
             listeners: Topics::new(),
             recent,
-            fanouts: Mutex::default(),
+            bindings: Mutex::new(Bindings::new(Some(FRESH))),
             wake: Notify::new(),
         });
         shared.spawn(run(queues.clone(), keeper));
@@ -95,7 +99,7 @@ impl ExchangeQueues {
         }
         self.listeners.subscribe(&place(&exchange), to, subscription);
         let waiter = Waiter { to: to.clone(), subscription, token };
-        if self.fanouts().subscribe(waiter, exchange, Instant::now()) {
+        if self.bindings().subscribe(waiter, exchange, Instant::now()) {
             return Submit::Done(Level::Confirmed);
         }
         self.wake.notify_one();
@@ -104,45 +108,29 @@ impl ExchangeQueues {
 
     /// Whether the subscription was one of these.
     pub(super) fn unsubscribe(&self, session: u64, subscription: SubscriptionNumber) -> bool {
-        let exchange = self.fanouts().unsubscribe(session, subscription, Instant::now());
+        let exchange = self.bindings().unsubscribe(session, subscription, Instant::now());
         let Some(exchange) = exchange else { return false };
         self.listeners.unsubscribe(&place(&exchange), session, subscription);
         true
     }
 
     pub(super) fn session_ended(&self, session: u64) {
-        let subscriptions = self.fanouts().session_ended(session, Instant::now());
+        let subscriptions = self.bindings().session_ended(session, Instant::now());
         for (number, exchange) in &subscriptions {
             self.listeners.unsubscribe(&place(exchange), session, *number);
         }
     }
 
-    fn fanouts(&self) -> MutexGuard<'_, Fanouts> {
-        self.fanouts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn confirm(&self, waiters: Vec<Waiter>) {
-        for Waiter { to, token, .. } in waiters {
-            if let Some(token) = token {
-                to.event(Event::Done { token, result: Ok(Level::Confirmed) });
-            }
-        }
+    fn bindings(&self) -> MutexGuard<'_, Bindings<Exchange>> {
+        self.bindings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn refuse(&self, exchange: &Exchange, refusal: &Refusal) {
-        let Refused { waiters, holders } = self.fanouts().refused(exchange, Instant::now());
+        let refused = self.bindings().refused(exchange, Instant::now());
         let place = place(exchange);
-        for Waiter { to, subscription, token } in waiters {
-            self.listeners.unsubscribe(&place, to.session(), subscription);
-            if let Some(token) = token {
-                to.event(Event::Done { token, result: Err(refusal.clone()) });
-            }
-        }
-        for (to, subscription) in holders {
-            self.listeners.unsubscribe(&place, to.session(), subscription);
-            let refusal = Refusal { kind: refusal::cancelled().kind, ..refusal.clone() };
-            to.event(Event::Cancelled { subscription, refusal });
-        }
+        refused.tell(refusal, |session, subscription| {
+            self.listeners.unsubscribe(&place, session, subscription);
+        });
     }
 
     fn take(&self, of: &Exchange, delivery: Delivery) {
@@ -212,12 +200,12 @@ impl Attached<'_> {
     /// Binds what is wanted and not bound yet; some of it, so that deliveries do not wait.
     async fn bind(&mut self) -> lapin::Result<()> {
         for _ in 0..BINDS {
-            let wanted = self.queues.fanouts().next_wanted();
+            let wanted = self.queues.bindings().next_wanted();
             let Some(exchange) = wanted else { return Ok(()) };
             match self.bind_one(&exchange).await {
                 Ok(()) => {
-                    let waiters = self.queues.fanouts().bound(&exchange, Instant::now());
-                    self.queues.confirm(waiters);
+                    let waiters = self.queues.bindings().bound(&exchange, Instant::now());
+                    bindings::confirm(waiters);
                 }
                 Err(error) => match Fault::of(&error) {
                     Fault::Refused(code) => {
@@ -297,7 +285,7 @@ impl Attached<'_> {
     /// it, so it would not go by itself.
     async fn drop_unused(&mut self, exchange: &Exchange) -> lapin::Result<()> {
         // It is consumed from the first time that it is bound.
-        if self.queues.fanouts().is_bound(exchange) {
+        if self.queues.bindings().is_bound(exchange) {
             return Ok(());
         }
         let Some(queue) = self.names.remove(exchange) else { return Ok(()) };
@@ -308,7 +296,7 @@ impl Attached<'_> {
 
     /// Those without users go: an auto-delete queue goes with its consumer.
     async fn expire(&mut self) -> lapin::Result<()> {
-        let expired = self.queues.fanouts().expire(Instant::now());
+        let expired = self.queues.bindings().expire(Instant::now());
         for exchange in expired {
             let Some(tag) = self.names.remove(&exchange) else { continue };
             let cancel = self.channel.basic_cancel(tag, BasicCancelOptions::default());
@@ -350,7 +338,7 @@ impl Attached<'_> {
             Item::End(of, queue) => {
                 if self.names.get(&*of) == Some(&queue) {
                     self.names.remove(&*of);
-                    self.queues.fanouts().lost(&of);
+                    self.queues.bindings().lost(&of);
                 }
             }
         }
@@ -359,24 +347,11 @@ impl Attached<'_> {
 }
 
 async fn run(queues: Arc<ExchangeQueues>, keeper: Arc<Keeper>) {
-    let mut backoff = Backoff::default();
-    while let Some(link) = keeper.link().await {
-        let began = Instant::now();
+    let mut turns = Turns::new(keeper.clone());
+    while let Some(link) = turns.next().await {
         let result = link.answer(serve(&queues, &keeper, &link)).await;
-        if queues.shared.stop.is_cancelled() {
-            return;
-        }
-        if let Err(error) = result
-            && let Fault::Refused(_) = Fault::of(&error)
-        {
-            keeper.closed_channel(&link);
+        if let Some(error) = turns.over(result) {
             warn!("RabbitMQ closed the channel of exchanges: {error}");
-        }
-        if began.elapsed() > SWEEP {
-            backoff = Backoff::default();
-        }
-        if link.is_alive() {
-            tokio::time::sleep(backoff.next(LONGEST_PAUSE)).await;
         }
     }
 }
@@ -384,7 +359,7 @@ async fn run(queues: Arc<ExchangeQueues>, keeper: Arc<Keeper>) {
 async fn serve(queues: &ExchangeQueues, keeper: &Keeper, link: &Link) -> lapin::Result<()> {
     let channel = link.open_channel().await?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-    queues.fanouts().reset();
+    queues.bindings().reset();
     let (asking, names, deliveries) = (None, HashMap::new(), SelectAll::new());
     Attached { queues, keeper, link, channel, asking, names, deliveries }.run().await
 }

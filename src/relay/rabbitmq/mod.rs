@@ -9,11 +9,11 @@
 //! |---|---|
 //! | [`dialer`], [`connection`], [`state`] | connects, supervises, backs off; says how it is |
 //! | [`declarer`], [`known`] | declares queues, looks for exchanges |
-//! | [`publisher`], [`ledger`], [`outcome`] | publishes and keeps what is not confirmed |
+//! | [`publisher`], [`ledger`], [`outcome`], [`unroutable`] | publishes and keeps what is not confirmed |
 //! | [`consumer`], [`subscription`], [`stream`], [`pool`] | `/queue`, and topics with acks |
 //! | [`exclusives`], [`probe`] | queues that are one session's alone |
 //! | [`node_queue`], [`bindings`], [`handover`] | all other topic subscriptions |
-//! | [`exchange_queues`], [`fanouts`] | all other subscriptions to exchanges |
+//! | [`exchange_queues`], [`bindings`] | all other subscriptions to exchanges |
 //! | [`recovery`] | holds publishing until subscriptions are back |
 //! | [`nodes`], [`parcels`], [`inbox`] | from node to node: messages for users |
 //! | [`metrics`], [`counters`] | what Prometheus is told |
@@ -27,7 +27,6 @@ mod declarer;
 mod dialer;
 mod exchange_queues;
 mod exclusives;
-mod fanouts;
 mod handover;
 mod inbox;
 mod known;
@@ -48,6 +47,7 @@ mod state;
 mod stream;
 mod subscription;
 mod topology;
+mod unroutable;
 mod values;
 
 use std::fmt;

@@ -4,7 +4,6 @@
 //! done here. The queue is exclusive, so it is declared, bound and consumed on one connection,
 //! and goes with it: what others publish meanwhile passes by.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
@@ -21,16 +20,17 @@ use lapin::{Channel, Consumer};
 use tokio::sync::Notify;
 use tracing::warn;
 
-use super::bindings::Bindings;
-use super::connection::{Backoff, Keeper, Link, Shared, random_name};
+use super::bindings::{self, Bindings, Waiter};
+use super::connection::{Keeper, Link, Shared, Turns, random_name};
 use super::handover::Handover;
 use super::properties::{self, Incoming};
 use super::recent::Recent;
 use super::recovery::Missing;
-use super::refusal::Fault;
+use super::refusal::{self, Fault};
 use super::topology;
 use crate::destination::{TOPIC_EXCHANGE, Topic};
-use crate::relay::mailbox::{Event, Level, Mailbox, Submit, SubscriptionNumber, Token};
+use crate::relay::error::Refusal;
+use crate::relay::mailbox::{Level, Mailbox, Submit, SubscriptionNumber, Token};
 use crate::relay::topics::Topics;
 
 const PREFETCH: u16 = 2_000;
@@ -51,19 +51,13 @@ pub(super) struct NodeQueue {
     node_id: String,
     topics: Topics,
     recent: Arc<Mutex<Recent>>,
-    table: Mutex<Table>,
+    bindings: Mutex<Bindings<Topic>>,
     wake: Notify,
     is_up: AtomicBool,
     /// Messages in the queue when RabbitMQ was asked last.
     pub(super) depth: AtomicUsize,
     /// Deliveries that the last ack was for.
     pub(super) burst: AtomicUsize,
-}
-
-#[derive(Debug, Default)]
-struct Table {
-    bindings: Bindings,
-    sessions: HashMap<u64, Vec<(SubscriptionNumber, Topic)>>,
 }
 
 impl std::fmt::Debug for NodeQueue {
@@ -84,7 +78,7 @@ impl NodeQueue {
             node_id,
             topics: Topics::new(),
             recent,
-            table: Mutex::default(),
+            bindings: Mutex::new(Bindings::new(None)),
             wake: Notify::new(),
             is_up: AtomicBool::new(false),
             depth: AtomicUsize::new(0),
@@ -105,14 +99,8 @@ impl NodeQueue {
             return Submit::Refused(refusal);
         }
         self.topics.subscribe(&topic, to, subscription);
-        let bound = {
-            let mut table = self.table();
-            let waiter = token.map(|token| (to.clone(), token));
-            let bound = table.bindings.acquire(topic.key(), waiter);
-            table.sessions.entry(to.session()).or_default().push((subscription, topic));
-            bound
-        };
-        if bound {
+        let waiter = Waiter { to: to.clone(), subscription, token };
+        if self.bindings().subscribe(waiter, topic, Instant::now()) {
             return Submit::Done(Level::Confirmed);
         }
         self.wake.notify_one();
@@ -121,33 +109,14 @@ impl NodeQueue {
 
     /// Whether the subscription was one of these.
     pub(super) fn unsubscribe(&self, session: u64, subscription: SubscriptionNumber) -> bool {
-        let topic = {
-            let mut table = self.table();
-            let Table { bindings, sessions } = &mut *table;
-            let Some(subscriptions) = sessions.get_mut(&session) else { return false };
-            let place = subscriptions.iter().position(|(number, _)| *number == subscription);
-            let Some(place) = place else { return false };
-            let (_, topic) = subscriptions.swap_remove(place);
-            if subscriptions.is_empty() {
-                sessions.remove(&session);
-            }
-            bindings.release(topic.key(), Instant::now());
-            topic
-        };
+        let topic = self.bindings().unsubscribe(session, subscription, Instant::now());
+        let Some(topic) = topic else { return false };
         self.topics.unsubscribe(&topic, session, subscription);
         true
     }
 
     pub(super) fn session_ended(&self, session: u64) {
-        let subscriptions = {
-            let mut table = self.table();
-            let Some(subscriptions) = table.sessions.remove(&session) else { return };
-            let now = Instant::now();
-            for (_, topic) in &subscriptions {
-                table.bindings.release(topic.key(), now);
-            }
-            subscriptions
-        };
+        let subscriptions = self.bindings().session_ended(session, Instant::now());
         for (number, topic) in &subscriptions {
             self.topics.unsubscribe(topic, session, *number);
         }
@@ -158,115 +127,15 @@ impl NodeQueue {
         self.is_up.load(Ordering::Relaxed)
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    fn bindings(&self) -> MutexGuard<'_, Bindings<Topic>> {
+        self.bindings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until the channel is lost.
-    async fn serve(&self, link: &Link, gap: &mut Option<(Instant, Missing)>) -> lapin::Result<()> {
-        let (channel, mut consumer) = self.open(link).await?;
-        self.bind(&channel).await?;
-        self.is_up.store(true, Ordering::Relaxed);
-        self.shared.state.refuse(REFUSED, None);
-        if let Some((since, _)) = gap.take() {
-            let seconds = since.elapsed().as_secs_f32();
-            warn!(seconds, "topic messages of others passed by while the node queue was away");
-        }
-        let mut handover = Handover::new(&self.topics);
-        let mut sweep = tokio::time::interval(SWEEP);
-        loop {
-            tokio::select! {
-                () = self.shared.stop.cancelled() => return Ok(()),
-                delivery = consumer.next() => match delivery {
-                    Some(delivery) => {
-                        let last = self.take_burst(delivery?, &mut consumer, &mut handover)?;
-                        // What is not acked yet counts towards the prefetch.
-                        handover.wait().await;
-                        let options = BasicAckOptions { multiple: true };
-                        channel.basic_ack(last, options).await?;
-                    }
-                    None => return Ok(()),
-                },
-                () = self.wake.notified() => self.bind(&channel).await?,
-                _ = sweep.tick() => {
-                    self.unbind(&channel).await?;
-                    self.ask_depth(&channel).await?;
-                }
-            }
-        }
-    }
-
-    async fn open(&self, link: &Link) -> lapin::Result<(Channel, Consumer)> {
-        let name = topology::node_queue(&self.node_id, &random_name());
-        // The length of the node's id is checked at start-up.
-        let name = ShortString::try_new(name).unwrap_or_default();
-        let channel = link.open_channel().await?;
-        let (options, arguments) = topology::node_queue_options();
-        let queue = channel.queue_declare(name, options, arguments).await?;
-        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
-        let name = queue.name().clone();
-        self.table().bindings.reset(name.clone());
-        let tag = ShortString::from("stomp-relay.node");
-        let options = BasicConsumeOptions { exclusive: true, ..Default::default() };
-        let consumer = channel.basic_consume(name, tag, options, FieldTable::default()).await?;
-        Ok((channel, consumer))
-    }
-
-    /// Binds what is wanted and not bound yet.
-    async fn bind(&self, channel: &Channel) -> lapin::Result<()> {
-        loop {
-            let (queue, wanted) = {
-                let mut table = self.table();
-                let wanted: Vec<_> =
-                    std::iter::from_fn(|| table.bindings.next_wanted()).take(BINDS).collect();
-                (table.bindings.queue(), wanted)
-            };
-            if wanted.is_empty() {
-                return Ok(());
-            }
-            let binds = wanted.iter().filter_map(|pattern| {
-                let key = topology::short(pattern).ok()?;
-                let exchange = TOPIC_EXCHANGE.into();
-                let options = QueueBindOptions::default();
-                Some(channel.queue_bind(
-                    queue.clone(),
-                    exchange,
-                    key,
-                    options,
-                    FieldTable::default(),
-                ))
-            });
-            join_all(binds).await.into_iter().collect::<lapin::Result<()>>()?;
-            let waiters: Vec<_> = {
-                let mut table = self.table();
-                wanted.iter().flat_map(|pattern| table.bindings.bound(pattern)).collect()
-            };
-            for (waiter, token) in waiters {
-                waiter.event(Event::Done { token, result: Ok(Level::Confirmed) });
-            }
-        }
-    }
-
-    async fn unbind(&self, channel: &Channel) -> lapin::Result<()> {
-        let (queue, expired) = {
-            let mut table = self.table();
-            (table.bindings.queue(), table.bindings.expire(Instant::now()))
-        };
-        for pattern in expired {
-            let Ok(key) = topology::short(&pattern) else { continue };
-            let exchange = TOPIC_EXCHANGE.into();
-            channel.queue_unbind(queue.clone(), exchange, key, FieldTable::default()).await?;
-        }
-        Ok(())
-    }
-
-    async fn ask_depth(&self, channel: &Channel) -> lapin::Result<()> {
-        let name = self.table().bindings.queue();
-        let options = QueueDeclareOptions { passive: true, ..Default::default() };
-        let queue = channel.queue_declare(name, options, FieldTable::default()).await?;
-        let depth = usize::try_from(queue.message_count()).unwrap_or(usize::MAX);
-        self.depth.store(depth, Ordering::Relaxed);
-        Ok(())
+    fn refuse(&self, topic: &Topic, refusal: &Refusal) {
+        let refused = self.bindings().refused(topic, Instant::now());
+        refused.tell(refusal, |session, subscription| {
+            self.topics.unsubscribe(topic, session, subscription);
+        });
     }
 
     /// Hands on what is there by now, at most a burst. The last one's delivery tag.
@@ -317,30 +186,173 @@ impl NodeQueue {
     }
 }
 
-async fn run(node_queue: Arc<NodeQueue>, keeper: Arc<Keeper>) {
-    let mut backoff = Backoff::default();
-    let mut gap = None;
-    while let Some(link) = keeper.link().await {
-        let began = Instant::now();
-        let result = link.answer(node_queue.serve(&link, &mut gap)).await;
-        if node_queue.is_up.swap(false, Ordering::Relaxed) {
-            gap = Some((Instant::now(), node_queue.shared.recovery.lost()));
-            node_queue.shared.counters.node_queue_gaps.add(1);
+/// The queue on a connection.
+struct Attached<'a> {
+    node_queue: &'a NodeQueue,
+    keeper: &'a Keeper,
+    link: &'a Link,
+    name: ShortString,
+    /// It is consumed here.
+    channel: Channel,
+    /// It is bound here: RabbitMQ closes the channel where it denies a pattern.
+    binder: Option<Channel>,
+}
+
+impl Attached<'_> {
+    /// Until the channel is lost.
+    async fn run(
+        &mut self,
+        mut consumer: Consumer,
+        gap: &mut Option<(Instant, Missing)>,
+    ) -> lapin::Result<()> {
+        let node_queue = self.node_queue;
+        self.bind().await?;
+        node_queue.is_up.store(true, Ordering::Relaxed);
+        node_queue.shared.state.refuse(REFUSED, None);
+        if let Some((since, _)) = gap.take() {
+            let seconds = since.elapsed().as_secs_f32();
+            warn!(seconds, "topic messages of others passed by while the node queue was away");
         }
-        if node_queue.shared.stop.is_cancelled() {
-            return;
-        }
-        if let Err(error) = result
-            && let Fault::Refused(_) = Fault::of(&error)
-        {
-            keeper.closed_channel(&link);
-            node_queue.shared.state.refuse(REFUSED, Some(error.to_string()));
-        }
-        if began.elapsed() > SWEEP {
-            backoff = Backoff::default();
-        }
-        if link.is_alive() {
-            tokio::time::sleep(backoff.next(Duration::from_secs(30))).await;
+        let mut handover = Handover::new(&node_queue.topics);
+        let mut sweep = tokio::time::interval(SWEEP);
+        loop {
+            tokio::select! {
+                () = node_queue.shared.stop.cancelled() => return Ok(()),
+                delivery = consumer.next() => match delivery {
+                    Some(delivery) => {
+                        let last = node_queue.take_burst(delivery?, &mut consumer, &mut handover)?;
+                        // What is not acked yet counts towards the prefetch.
+                        handover.wait().await;
+                        let options = BasicAckOptions { multiple: true };
+                        self.channel.basic_ack(last, options).await?;
+                    }
+                    None => return Ok(()),
+                },
+                () = node_queue.wake.notified() => self.bind().await?,
+                _ = sweep.tick() => {
+                    self.unbind().await?;
+                    self.ask_depth().await?;
+                }
+            }
         }
     }
+
+    /// Binds what is wanted and not bound yet.
+    async fn bind(&mut self) -> lapin::Result<()> {
+        loop {
+            let wanted: Vec<_> = {
+                let mut bindings = self.node_queue.bindings();
+                std::iter::from_fn(|| bindings.next_wanted()).take(BINDS).collect()
+            };
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            let binder = self.binder().await?;
+            let binds = wanted.iter().map(|topic| {
+                let (queue, exchange) = (self.name.clone(), TOPIC_EXCHANGE.into());
+                let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+                binder.queue_bind(queue, exchange, key_of(topic), options, arguments)
+            });
+            // Answered in this order, so the first that fails is the one that was refused.
+            let results = join_all(binds).await;
+            let mut refused = None;
+            for (topic, result) in wanted.iter().zip(results) {
+                match result {
+                    Ok(()) => {
+                        let waiters = self.node_queue.bindings().bound(topic, Instant::now());
+                        bindings::confirm(waiters);
+                    }
+                    Err(_) if refused.is_some() => self.node_queue.bindings().lost(topic),
+                    Err(error) => {
+                        let code = self.denied(&error).ok_or(error)?;
+                        refused = Some(topic);
+                        self.node_queue.refuse(topic, &refusal::refused(code));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether RabbitMQ closed the binder's channel over this one thing; the reply code.
+    fn denied(&mut self, error: &lapin::Error) -> Option<u16> {
+        let Fault::Refused(code) = Fault::of(error) else { return None };
+        warn!("RabbitMQ refuses to bind or unbind a topic: {error}");
+        self.keeper.closed_channel(self.link);
+        self.binder = None;
+        Some(code)
+    }
+
+    async fn binder(&mut self) -> lapin::Result<Channel> {
+        match &self.binder {
+            Some(channel) if channel.status().connected() => Ok(channel.clone()),
+            _ => Ok(self.binder.insert(self.link.open_channel().await?).clone()),
+        }
+    }
+
+    async fn unbind(&mut self) -> lapin::Result<()> {
+        let expired = self.node_queue.bindings().expire(Instant::now());
+        for topic in expired {
+            let (queue, exchange) = (self.name.clone(), TOPIC_EXCHANGE.into());
+            let binder = self.binder().await?;
+            let unbind =
+                binder.queue_unbind(queue, exchange, key_of(&topic), FieldTable::default());
+            if let Err(error) = unbind.await {
+                // The binding stays, and what comes of it is for nobody.
+                self.denied(&error).ok_or(error)?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn ask_depth(&self) -> lapin::Result<()> {
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let queue =
+            self.channel.queue_declare(self.name.clone(), options, FieldTable::default()).await?;
+        let depth = usize::try_from(queue.message_count()).unwrap_or(usize::MAX);
+        self.node_queue.depth.store(depth, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Its length was checked when it was asked for.
+fn key_of(topic: &Topic) -> ShortString {
+    topology::short(topic.key()).unwrap_or_default()
+}
+
+async fn run(node_queue: Arc<NodeQueue>, keeper: Arc<Keeper>) {
+    let shared = &node_queue.shared;
+    let mut turns = Turns::new(keeper.clone());
+    let mut gap = None;
+    while let Some(link) = turns.next().await {
+        let result = link.answer(serve(&node_queue, &keeper, &link, &mut gap)).await;
+        if node_queue.is_up.swap(false, Ordering::Relaxed) {
+            gap = Some((Instant::now(), shared.recovery.lost()));
+            shared.counters.node_queue_gaps.add(1);
+        }
+        if let Some(error) = turns.over(result) {
+            shared.state.refuse(REFUSED, Some(error.to_string()));
+        }
+    }
+}
+
+/// Until the channel is lost.
+async fn serve(
+    node_queue: &NodeQueue,
+    keeper: &Keeper,
+    link: &Link,
+    gap: &mut Option<(Instant, Missing)>,
+) -> lapin::Result<()> {
+    let name = topology::node_queue(&node_queue.node_id, &random_name());
+    // The length of the node's id is checked at start-up.
+    let name = ShortString::try_new(name).unwrap_or_default();
+    let channel = link.open_channel().await?;
+    let (options, arguments) = topology::node_queue_options();
+    channel.queue_declare(name.clone(), options, arguments).await?;
+    channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+    node_queue.bindings().reset();
+    let tag = ShortString::from("stomp-relay.node");
+    let options = BasicConsumeOptions { exclusive: true, ..Default::default() };
+    let consumer = channel.basic_consume(name.clone(), tag, options, FieldTable::default()).await?;
+    let mut attached = Attached { node_queue, keeper, link, name, channel, binder: None };
+    attached.run(consumer, gap).await
 }

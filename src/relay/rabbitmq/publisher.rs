@@ -18,7 +18,6 @@ use tokio::sync::Notify;
 use tracing::warn;
 use ulid::Ulid;
 
-use super::Unroutable;
 use super::connection::{Backoff, Keeper, Link, Shared};
 use super::declarer::{DeclareError, Declarer, Need};
 use super::exclusives::Exclusives;
@@ -28,6 +27,7 @@ use super::properties;
 use super::refusal::{self, Fault};
 use super::state::Condition;
 use super::topology::{self, Goal};
+use super::{Unroutable, unroutable};
 use crate::destination::Destination;
 use crate::message::Message;
 use crate::relay::error::Refusal;
@@ -43,9 +43,9 @@ const TICK: Duration = Duration::from_millis(250);
 /// The handle.
 #[derive(Debug)]
 pub(super) struct Publisher {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     keeper: Arc<Keeper>,
-    declarer: Arc<Declarer>,
+    pub(super) declarer: Arc<Declarer>,
     exclusives: Arc<Exclusives>,
     unroutable: Unroutable,
     /// What a queue is where its sender says nothing.
@@ -136,7 +136,7 @@ impl Publisher {
         answer(pending, Ok(Level::Confirmed));
     }
 
-    fn refuse(&self, pending: &Pending, refusal: Refusal) {
+    pub(super) fn refuse(&self, pending: &Pending, refusal: Refusal) {
         self.shared.counters.refused.add(1);
         answer(pending, Err(refusal));
     }
@@ -206,7 +206,7 @@ type Preparing = Pin<Box<dyn Future<Output = Result<(), DeclareError>> + Send>>;
 
 /// A lane while it has a channel.
 struct Lane<'a> {
-    publisher: &'a Publisher,
+    publisher: &'a Arc<Publisher>,
     number: usize,
     link: &'a Link,
     channel: Channel,
@@ -223,7 +223,7 @@ struct Lane<'a> {
 }
 
 impl<'a> Lane<'a> {
-    fn new(publisher: &'a Publisher, number: usize, link: &'a Link, channel: Channel) -> Self {
+    fn new(publisher: &'a Arc<Publisher>, number: usize, link: &'a Link, channel: Channel) -> Self {
         let in_flight = FuturesUnordered::new();
         Self {
             publisher,
@@ -439,9 +439,9 @@ impl<'a> Lane<'a> {
                 .extend(refused.iter().filter_map(|(number, _)| ledger.done(self.number, *number)));
             refusals
         };
-        self.publisher.shared.counters.unroutable.add(refused.len() as u64);
-        for pending in &refused {
-            self.publisher.refuse(pending, refusal::unroutable());
+        if !refused.is_empty() {
+            let task = unroutable::refuse(self.publisher.clone(), refused);
+            self.publisher.shared.spawn(task);
         }
     }
 

@@ -208,6 +208,13 @@ impl QueueHeaders {
     /// # Errors
     /// The first that has a value it cannot have.
     pub fn of_send(headers: &Headers) -> Result<Self, BadQueueHeader> {
+        // Most messages have none of them, and there are many names to look for.
+        let may_be = |name: &str| {
+            name.starts_with("x-") || matches!(name, "durable" | "auto-delete" | "exclusive")
+        };
+        if !headers.iter().any(|(name, _)| may_be(name)) {
+            return Ok(Self::default());
+        }
         let text = |name: &str| headers.get(name).map(Arc::from);
         let number = |name: &'static str, most: u64| match headers.get(name) {
             None => Ok(None),

@@ -2,11 +2,13 @@
 //! nothing else.
 //!
 //! RabbitMQ answers a declare it does not like by closing the channel. Here nobody else is on
-//! that channel, and the one who asked is known.
+//! that channel, and the one who asked is known. For a queue on a node that is away it may not
+//! answer for a minute; then the others are asked for on another channel.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
@@ -22,6 +24,8 @@ use crate::relay::error::{Refusal, not_found};
 use crate::relay::origin::{QueueOrigin, binding_key};
 
 const REQUESTS: usize = 256;
+/// After so long without an answer the others do not wait for it any more.
+const HANGS: Duration = Duration::from_secs(3);
 const TRIES: u32 = 4;
 /// lapin remembers on each channel what was declared there.
 const MAX_USES: u32 = 1_000;
@@ -47,6 +51,16 @@ pub(super) enum Need {
     Found(Arc<str>),
 }
 
+impl Need {
+    fn queue(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Queue(origin) => Some(&origin.queue),
+            Self::Found(queue) => Some(queue),
+            Self::Exchange(_) => None,
+        }
+    }
+}
+
 struct Request {
     need: Need,
     reply: oneshot::Sender<Result<(), DeclareError>>,
@@ -68,9 +82,10 @@ impl Declarer {
     pub(super) fn spawn(shared: &Arc<Shared>, first: Arc<Link>) -> Arc<Self> {
         let (sender, requests) = mpsc::channel(REQUESTS);
         let known = Arc::<Mutex<Known>>::default();
-        let keeper = Keeper::spawn(shared, "declare", Some(first));
-        let worker = Worker { keeper, known: known.clone(), channel: None };
-        shared.spawn(worker.run(requests, shared.clone()));
+        let keeper = Arc::new(Keeper::spawn(shared, "declare", Some(first)));
+        let shared = shared.clone();
+        let worker = Worker { shared, keeper, known: known.clone(), channel: None };
+        worker.shared.clone().spawn(worker.run(requests));
         Arc::new(Self { requests: sender, known })
     }
 
@@ -129,16 +144,17 @@ fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
 }
 
 struct Worker {
-    keeper: Keeper,
+    shared: Arc<Shared>,
+    keeper: Arc<Keeper>,
     known: Arc<Mutex<Known>>,
     channel: Option<(Arc<Link>, Channel, u32)>,
 }
 
 impl Worker {
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>, shared: Arc<Shared>) {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         loop {
             let request = tokio::select! {
-                () = shared.stop.cancelled() => return,
+                () = self.shared.stop.cancelled() => return,
                 request = requests.recv() => request,
             };
             let Some(request) = request else { return };
@@ -157,13 +173,19 @@ impl Worker {
         {
             return Err(DeclareError::Refused(not_found("exchange", name)));
         }
+        if need.queue().is_some_and(|queue| lock(&self.known).is_hanging(queue)) {
+            return Err(DeclareError::Unavailable);
+        }
         for _ in 0..TRIES {
             let Some((link, channel)) = self.channel().await else {
                 return Err(DeclareError::Stopped);
             };
             let Some(channel) = channel else { continue };
-            let Err(error) = link.answer(ask(&channel, need)).await else {
-                self.is_there(need);
+            let Some(result) = self.ask(&link, channel, need).await else {
+                return Err(DeclareError::Unavailable);
+            };
+            let Err(error) = result else {
+                is_there(&self.known, need);
                 return Ok(());
             };
             self.channel = None;
@@ -180,6 +202,33 @@ impl Worker {
             }
         }
         Err(DeclareError::Refused(refusal::outage(false)))
+    }
+
+    /// `None`: RabbitMQ answers, but not for this queue.
+    async fn ask(
+        &mut self,
+        link: &Arc<Link>,
+        channel: Channel,
+        need: &Need,
+    ) -> Option<lapin::Result<()>> {
+        let mut asking = Box::pin(ask(link.clone(), channel, need.clone()));
+        if let Ok(result) = tokio::time::timeout(HANGS, &mut asking).await {
+            return Some(result);
+        }
+        // One that does not answer at all opens no channel either, until it does or is given up.
+        let other = link.open_channel().await;
+        if let Some(result) = (&mut asking).now_or_never() {
+            return Some(result);
+        }
+        match (other, need.queue()) {
+            (Ok(other), Some(queue)) if lock(&self.known).add_hanging(queue) => {
+                self.channel = Some((link.clone(), other, 0));
+                let (known, keeper) = (self.known.clone(), self.keeper.clone());
+                self.shared.spawn(hang(asking, need.clone(), link.clone(), known, keeper));
+                None
+            }
+            _ => Some(asking.await),
+        }
     }
 
     fn refused(&self, need: &Need, code: u16, error: &lapin::Error) -> Refusal {
@@ -218,22 +267,48 @@ impl Worker {
         self.channel = channel.clone().map(|channel| (link.clone(), channel, 1));
         Some((link, channel))
     }
+}
 
-    fn is_there(&self, need: &Need) {
-        let mut known = lock(&self.known);
-        match need {
-            Need::Exchange(name) => known.add_exchange(name),
-            Need::Found(_) => {}
-            Need::Queue(origin) => {
-                if let (Some(declaration), None) = (&origin.declare, &origin.binding) {
-                    known.add_queue(&origin.queue, declaration);
-                }
+fn is_there(known: &Mutex<Known>, need: &Need) {
+    let mut known = lock(known);
+    match need {
+        Need::Exchange(name) => known.add_exchange(name),
+        Need::Found(_) => {}
+        Need::Queue(origin) => {
+            if let (Some(declaration), None) = (&origin.declare, &origin.binding) {
+                known.add_queue(&origin.queue, declaration);
             }
         }
     }
 }
 
-async fn ask(channel: &Channel, need: &Need) -> lapin::Result<()> {
+/// Waits for an answer that nobody else waits for.
+async fn hang(
+    asking: impl Future<Output = lapin::Result<()>>,
+    need: Need,
+    link: Arc<Link>,
+    known: Arc<Mutex<Known>>,
+    keeper: Arc<Keeper>,
+) {
+    let Some(queue) = need.queue() else { return };
+    warn!("RabbitMQ does not answer for queue {queue:?}; its senders are told");
+    let result = asking.await;
+    lock(&known).no_longer_hanging(queue);
+    match result {
+        Ok(()) => is_there(&known, &need),
+        Err(error) => {
+            if let Fault::Refused(_) | Fault::Unavailable = Fault::of(&error) {
+                keeper.closed_channel(&link);
+            }
+        }
+    }
+}
+
+async fn ask(link: Arc<Link>, channel: Channel, need: Need) -> lapin::Result<()> {
+    link.answer(ask_on(&channel, &need)).await
+}
+
+async fn ask_on(channel: &Channel, need: &Need) -> lapin::Result<()> {
     match need {
         Need::Queue(origin) => declare_on(channel, origin).await,
         Need::Exchange(name) => {

@@ -18,6 +18,8 @@ const MOST: usize = 10_000;
 pub(super) struct Known {
     queues: HashMap<Arc<str>, Declaration>,
     exchanges: HashSet<Arc<str>>,
+    /// Queues that RabbitMQ was asked for, and neither has nor has not.
+    hanging: HashSet<Arc<str>>,
     /// Exchanges that were not there. Somebody may be about to declare one.
     absent: Refusals<Arc<str>>,
     /// Exchanges that the relay may not publish to, or not with that key.
@@ -39,6 +41,22 @@ impl Known {
 
     pub(super) fn forget_queue(&mut self, name: &str) {
         self.queues.remove(name);
+    }
+
+    /// RabbitMQ does not answer for that queue, though it answers. False where there are too many
+    /// such queues already.
+    pub(super) fn add_hanging(&mut self, name: &Arc<str>) -> bool {
+        const MOST_HANGING: usize = 32;
+        self.hanging.len() < MOST_HANGING && self.hanging.insert(name.clone())
+    }
+
+    pub(super) fn is_hanging(&self, name: &str) -> bool {
+        self.hanging.contains(name)
+    }
+
+    /// It has answered.
+    pub(super) fn no_longer_hanging(&mut self, name: &str) {
+        self.hanging.remove(name);
     }
 
     pub(super) fn has_exchange(&self, name: &str) -> bool {

@@ -16,7 +16,7 @@ use crate::relay::origin::Declaration;
 
 /// A message is refused after as many connections were closed for it.
 const MAX_STRIKES: u8 = 3;
-/// How often a queue is declared again for a message that came back.
+/// How often a message goes again that came back, or was not taken.
 const MAX_RETURNS: u8 = 3;
 
 /// How much waits and is in flight at most; all senders together.
@@ -222,6 +222,17 @@ impl Ledger {
     /// Messages came back unroutable. Each is published again, its queue declared anew; those
     /// for which that was done often enough are given back.
     pub(super) fn returned(&mut self, lane: usize, numbers: &[u64]) -> Vec<Pending> {
+        self.again(lane, numbers, false)
+    }
+
+    /// RabbitMQ did not take messages: a queue that they go to ended or is full. Some of the other
+    /// queues may have them. Each is published again; those for which that was done often
+    /// enough are given back.
+    pub(super) fn nacked(&mut self, lane: usize, numbers: &[u64]) -> Vec<Pending> {
+        self.again(lane, numbers, true)
+    }
+
+    fn again(&mut self, lane: usize, numbers: &[u64], handed: bool) -> Vec<Pending> {
         let mut refused = Vec::new();
         let Some(lane) = self.lanes.get_mut(lane) else { return refused };
         let mut numbers = numbers.to_vec();
@@ -229,6 +240,7 @@ impl Ledger {
         for number in numbers.into_iter().rev() {
             let Some(mut pending) = lane.in_flight.remove(&number) else { continue };
             pending.returns += 1;
+            pending.handed |= handed;
             if pending.returns > MAX_RETURNS {
                 refused.push(pending);
             } else {
@@ -421,6 +433,18 @@ mod tests {
         assert_eq!(hand_over(&mut ledger), ["0", "1"]);
         let refused = ledger.returned(0, &[0, 1]);
         assert_eq!(tokens(&refused), [1, 0]);
+        assert_eq!(ledger.len(), 0);
+    }
+
+    #[test]
+    fn what_was_not_taken_goes_again_marked_a_few_times() {
+        let mut ledger = ledger(1, Instant::now());
+        assert_eq!(hand_over(&mut ledger), ["0"]);
+        for _ in 0..MAX_RETURNS {
+            assert!(ledger.nacked(0, &[0]).is_empty());
+            assert_eq!(hand_over(&mut ledger), ["0*"]);
+        }
+        assert_eq!(tokens(&ledger.nacked(0, &[0])), [0]);
         assert_eq!(ledger.len(), 0);
     }
 

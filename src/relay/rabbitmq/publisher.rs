@@ -374,7 +374,7 @@ impl<'a> Lane<'a> {
             }
         }
         let mut loss = None;
-        let mut unroutable = Vec::new();
+        let (mut unroutable, mut nacked) = (Vec::new(), Vec::new());
         for outcome in batch {
             match outcome.result {
                 Err(error) => {
@@ -398,12 +398,12 @@ impl<'a> Lane<'a> {
                     done.iter().for_each(|pending| self.publisher.confirm(pending));
                 }
                 Ok(Confirmation::Nack(_) | Confirmation::NotRequested) => {
-                    let done = self.publisher.ledger().done(self.number, outcome.number);
-                    done.iter().for_each(|pending| {
-                        self.publisher.refuse(pending, refusal::not_accepted());
-                    });
+                    nacked.push(outcome.number);
                 }
             }
+        }
+        for pending in &self.publisher.ledger().nacked(self.number, &nacked) {
+            self.publisher.refuse(pending, refusal::not_accepted());
         }
         self.unroutable(&unroutable);
         self.publisher.wake_waiters();

@@ -41,7 +41,8 @@ impl Fault {
 
 /// Only by its text is such a 404 told from the one of a queue that does not exist.
 fn is_down(text: &str) -> bool {
-    text.contains("is down or inaccessible")
+    // The second is what 4.3 says after it has tried for a minute.
+    text.contains("is down or inaccessible") || text.contains("due to timeout")
 }
 
 /// RabbitMQ closed a channel over this request.

@@ -374,6 +374,8 @@ impl Worker {
     /// The subscription ends. After UNSUBSCRIBE what is out may still be settled; what is out at
     /// the session's end goes back into the queue with the channel.
     async fn finish(&mut self, mut attached: Attached) {
+        // What was decided before the end, while another settlement was under way.
+        self.settle(&mut attached).await;
         let unsubscribe = self.subscription.inbox().unsubscribe.take();
         if let Some(Unsubscribe { token, delete }) = unsubscribe {
             let cancel = attached.channel.basic_cancel(self.tag(), BasicCancelOptions::default());

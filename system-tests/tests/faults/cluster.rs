@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use system_tests::rabbitmq::{RabbitMqCluster, RabbitMqServer};
 use system_tests::redis::RedisServer;
 use system_tests::relay::{Relay, Setup};
+use system_tests::stomp_client::Client;
 
 use crate::load::{Load, Plan, until};
 use crate::network::lost;
 use crate::report::Report;
 use crate::{Pace, blocking};
 
+const PERSISTENT: (&str, &str) = ("persistent", "true");
 const PLAN: Plan = Plan { senders: 20, pace: Duration::from_millis(100), idle: 2 };
 
 /// All nodes but the first do nothing while this lives.
@@ -147,5 +149,65 @@ pub(crate) async fn node_wiped(cluster: Arc<RabbitMqCluster>, _: Pace) -> Report
         recovered: Some(stall),
         outcome,
         note: "recovered: from the kill".into(),
+    }
+}
+
+/// A classic queue is on one node, and that one is killed. It is away and not missing, so nobody
+/// is told that there is no such queue.
+pub(crate) async fn queue_away(cluster: Arc<RabbitMqCluster>, _: Pace) -> Report {
+    const QUEUE: &str = "/queue/away.there";
+    let on = |node: usize| {
+        let setup = Setup::new().broker(&cluster.nodes[node].amqp_url);
+        async move { start(&setup).await }
+    };
+    // A queue is where it was declared.
+    let there = on(1).await;
+    let mut bob = Client::websocket(there.http_address(), "bob").await;
+    assert_eq!(bob.send(QUEUE, &[PERSISTENT], "before").await, "confirmed");
+    drop((bob, there));
+
+    let here = on(0).await;
+    let mut reader = Client::websocket(here.http_address(), "bob").await;
+    reader.subscribe("r", QUEUE, &[]).await;
+    assert_eq!(reader.message().await.text(), "before");
+    let mut sender = Client::websocket(here.http_address(), "alice").await;
+    sender.subscribe("errors", "/user/queue/errors", &[]).await;
+    assert_eq!(sender.send("/queue/away.here", &[PERSISTENT], "x").await, "confirmed");
+
+    let killed = cluster.clone();
+    blocking(move || killed.nodes[1].kill()).await;
+    let mut told = Vec::new();
+    while told.last().is_none_or(|text| text != "Broker not available") {
+        let receipt = sender.send_later(QUEUE, &[PERSISTENT], "meanwhile").await;
+        let error = sender.message().await;
+        let seen = (error.header("x-error"), error.header("receipt-id"));
+        assert_eq!(seen, ("outage", &*receipt), "{error:?}");
+        told.push(error.header("message").to_owned());
+    }
+    assert_eq!(sender.send("/queue/away.here", &[PERSISTENT], "y").await, "confirmed");
+
+    let killed = cluster.clone();
+    blocking(move || killed.nodes[1].start().unwrap()).await;
+    let began = Instant::now();
+    let mut receipts = Vec::new();
+    while receipts.is_empty() {
+        sender.send_later(QUEUE, &[PERSISTENT], "after").await;
+        let mut frames = Vec::new();
+        until("it is answered", || {
+            (receipts, frames) = (sender.take_receipts(), sender.take_frames());
+            !receipts.is_empty() || !frames.is_empty()
+        })
+        .await;
+        assert!(frames.iter().all(|frame| frame.header("x-error") == "outage"), "{frames:?}");
+    }
+    let recovered = began.elapsed();
+    while reader.message().await.text() != "after" {}
+    assert!(!reader.is_closed() && !sender.is_closed());
+    Report {
+        fault: "kill -9 of the node that has a classic queue; started again".into(),
+        detected: None,
+        recovered: Some(recovered),
+        outcome: None,
+        note: "senders to it are told of an outage, others go on; its consumer comes back".into(),
     }
 }

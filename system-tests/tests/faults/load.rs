@@ -222,7 +222,7 @@ async fn connect(relay: &Relay, number: usize, user: &str) -> Client {
 }
 
 /// Waits until something is so.
-pub(crate) async fn until(what: &str, is_so: impl Fn() -> bool) {
+pub(crate) async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_so() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");

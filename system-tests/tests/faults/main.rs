@@ -63,7 +63,7 @@ macro_rules! row {
     };
 }
 
-const ROWS: [(&str, Row); 18] = [
+const ROWS: [(&str, Row); 19] = [
     row!(Server, server::killed),
     row!(Server, server::restarted),
     row!(Server, server::memory_alarm),
@@ -81,6 +81,7 @@ const ROWS: [(&str, Row); 18] = [
     row!(Network, refusals::outage_closes),
     row!(Cluster, cluster::node_lost),
     row!(Cluster, cluster::minority),
+    row!(Cluster, cluster::queue_away),
     row!(Cluster, cluster::node_wiped),
 ];
 

@@ -1,27 +1,22 @@
 //! Acknowledgements through to RabbitMQ: what becomes of a delivery that nobody settles.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use system_tests::PATIENCE;
 use system_tests::rabbitmq::RabbitMqServer;
 use system_tests::relay::{Relay, Setup};
-use system_tests::stomp_client::{Client, Frame};
+use system_tests::stomp_client::Client;
 
-use crate::support::{blocking, bodies, numbered, shared_rabbitmq};
+use crate::support::{blocking, bodies, numbered, settle, shared_rabbitmq, version};
 
+const QUORUM: (&str, &str) = ("x-queue-type", "quorum");
 const EACH: (&str, &str) = ("ack", "client-individual");
 
 async fn start(rabbit: &RabbitMqServer, config: &str) -> Relay {
     let setup = Setup::new().broker(&rabbit.amqp_url).config(config);
     blocking(move || setup.start()).await
-}
-
-async fn settle(client: &mut Client, command: &str, message: &Frame) {
-    let receipt = format!("{command}-{}", message.header("ack"));
-    let headers = [("id", message.header("ack")), ("receipt", receipt.as_str())];
-    client.write(&Frame::new(command, &headers, b"")).await;
-    client.receipt(&receipt).await;
 }
 
 /// Ready and unacknowledged messages, and consumers.
@@ -158,10 +153,10 @@ async fn the_window_of_a_slow_consumer_is_its_own() {
 /// RabbitMQ closes the channel of a delivery that is not acknowledged for half an hour; here,
 /// for a second. The relay's own limit is shorter by default, so that this is not seen.
 #[tokio::test]
-async fn a_channel_that_rabbitmq_closes_over_an_ack_comes_back() {
+async fn a_consumer_that_rabbitmq_ends_over_an_ack_comes_back() {
     const QUEUE: &str = "/queue/acks.timeout";
     let rabbit = blocking(|| {
-        let rabbit = RabbitMqServer::new().unwrap();
+        let rabbit = Arc::new(RabbitMqServer::new().unwrap());
         let wish = "application:set_env(rabbit, consumer_timeout, 1000), \
                     application:set_env(rabbit, channel_tick_interval, 500).";
         rabbit.ctl(&["eval", wish]).unwrap();
@@ -171,17 +166,19 @@ async fn a_channel_that_rabbitmq_closes_over_an_ack_comes_back() {
     let relay = start(&rabbit, "").await;
     let mut alice = Client::websocket(relay.http_address(), "alice").await;
     let mut bob = Client::websocket(relay.http_address(), "bob").await;
-    bob.subscribe("late", QUEUE, &[EACH]).await;
+    // From 4.3 on RabbitMQ looks at the time of quorum queues only.
+    bob.subscribe("late", QUEUE, &[EACH, QUORUM]).await;
     let mut carol = Client::websocket(relay.http_address(), "carol").await;
     carol.subscribe("other", "/queue/acks.other", &[EACH]).await;
-    alice.send(QUEUE, &[], "one").await;
+    alice.send(QUEUE, &[QUORUM], "one").await;
     let late = bob.message().await;
     assert_eq!(late.get("redelivered"), Some("false"));
-    // Closed with 406; the subscription is there again by itself, and so is the message.
+    // Closed with 406, or from 4.3 on the consumer cancelled; the subscription is there again by itself, and so is the message.
     let again = bob.message().await;
     assert_eq!((again.text(), again.get("redelivered")), ("one", Some("true")));
     assert_ne!(again.header("ack"), late.header("ack"));
-    assert!(relay.metric("stomp_relay_rabbitmq_closed_channels_total") > 0.5);
+    let closed = relay.metric("stomp_relay_rabbitmq_closed_channels_total") > 0.5;
+    assert_eq!(closed, version(&rabbit).await < (4, 3));
     // Of the channel that is gone: answered, without effect.
     settle(&mut bob, "ACK", &late).await;
     settle(&mut bob, "ACK", &again).await;
@@ -191,9 +188,37 @@ async fn a_channel_that_rabbitmq_closes_over_an_ack_comes_back() {
     let other = carol.message().await;
     settle(&mut carol, "ACK", &other).await;
     assert!(relay.metric("stomp_relay_rabbitmq_lost_connections_total") < 0.5);
-    alice.send(QUEUE, &[], "two").await;
+    alice.send(QUEUE, &[QUORUM], "two").await;
     let two = bob.message().await;
     assert_eq!(two.text(), "two");
     settle(&mut bob, "ACK", &two).await;
     assert!(!bob.is_closed() && !carol.is_closed());
+}
+
+/// What docs/errors.md says of `x-delivery-limit`.
+#[tokio::test]
+async fn a_quorum_queue_counts_what_came_back_until_4_3() {
+    const QUEUE: &str = "/queue/acks.limited";
+    let rabbit = shared_rabbitmq().await;
+    let server = rabbit.clone();
+    blocking(move || {
+        let (name, limit) = ("^acks\\.limited$", r#"{"delivery-limit": 2}"#);
+        server.ctl(&["set_policy", "--apply-to", "queues", "limited", name, limit]).unwrap();
+    })
+    .await;
+    let relay = start(&rabbit, "").await;
+    let mut client = Client::websocket(relay.http_address(), "alice").await;
+    client.subscribe("q", QUEUE, &[EACH, QUORUM]).await;
+    client.send(QUEUE, &[QUORUM], "poison").await;
+    let counts = version(&rabbit).await < (4, 3);
+    for _ in 0..if counts { 3 } else { 9 } {
+        let message = client.message().await;
+        settle(&mut client, "NACK", &message).await;
+    }
+    if !counts {
+        let message = client.message().await;
+        settle(&mut client, "ACK", &message).await;
+    }
+    becomes(&rabbit, "acks.limited", (0, 0, 1)).await;
+    assert!(client.take_frames().is_empty());
 }

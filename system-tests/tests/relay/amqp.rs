@@ -43,15 +43,18 @@ impl Amqp {
         properties: BasicProperties,
         body: &str,
     ) {
-        let options = BasicPublishOptions::default();
-        let publish = self.channel.basic_publish(
-            exchange.into(),
-            key.into(),
-            options,
-            body.as_bytes(),
-            properties,
-        );
-        let confirmation = publish.await.unwrap().await.unwrap();
+        let confirm = async || {
+            let options = BasicPublishOptions::default();
+            let (exchange, key, body) = (exchange.into(), key.into(), body.as_bytes());
+            let properties = properties.clone();
+            let publish = self.channel.basic_publish(exchange, key, options, body, properties);
+            publish.await.unwrap().await.unwrap()
+        };
+        let mut confirmation = confirm().await;
+        if let Confirmation::Nack(None) = confirmation {
+            // From 4.0 on RabbitMQ says so where a queue ends just then, as of who unsubscribed.
+            confirmation = confirm().await;
+        }
         assert!(matches!(confirmation, Confirmation::Ack(None)), "{confirmation:?}");
     }
 

@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 use lapin::options::QueueDeclareOptions;
 use lapin::types::FieldTable;
 use system_tests::PATIENCE;
+use system_tests::relay::Setup;
 use system_tests::stomp_client::{Client, Wire};
 
 use crate::amqp::Amqp;
-use crate::support::{bodies, forgiving, listed, refusal, shared_rabbitmq, until};
+use crate::support::{
+    blocking, bodies, forgiving, listed, refusal, settle, shared_rabbitmq, until, version,
+};
 
 /// Headers, and how RabbitMQ lists the queue: durable, auto-delete, arguments. The plugin makes
 /// the same of them.
@@ -28,10 +31,12 @@ const CASES: [(&[(&str, &str)], &str); 7] = [
     (&[("x-queue-type", "quorum")], "true\tfalse\t[{\"x-queue-type\",\"quorum\"}]"),
 ];
 
-/// A line with the arguments in whatever order.
+/// A line with the arguments in whatever order. Later RabbitMQs list the type that a queue has by
+/// default.
 fn parts(line: &str) -> Vec<&str> {
+    const DEFAULT: &str = "\"x-queue-type\",\"classic\"";
     let mut parts: Vec<&str> = line.split(['{', '}', '[', ']']).collect();
-    parts.retain(|part| !part.trim_matches([',', ' ']).is_empty());
+    parts.retain(|part| !part.trim_matches([',', ' ']).is_empty() && *part != DEFAULT);
     parts.sort_unstable();
     parts
 }
@@ -229,6 +234,96 @@ async fn a_stream_is_read_from_where_its_reader_says() {
     let error = client.frame().await;
     assert_eq!((error.command.as_str(), error.header("message")), ("ERROR", "Processing error"));
     assert!(error.text().contains("'x-stream-offset' must be first, last, next"), "{error:?}");
+}
+
+/// A stream forgets nothing that was acked, so after an outage somebody has to know where to go
+/// on.
+#[tokio::test]
+async fn a_stream_goes_on_where_its_reader_was_when_the_connection_broke() {
+    const VHOST: &str = "resumed";
+    let rabbit = shared_rabbitmq().await;
+    let ctl = async |args: &'static [&'static str]| {
+        let server = rabbit.clone();
+        blocking(move || server.ctl(args).unwrap()).await
+    };
+    ctl(&["add_vhost", VHOST]).await;
+    ctl(&["set_permissions", "-p", VHOST, "guest", ".*", ".*", ".*"]).await;
+    let relay = Setup::new().broker(&rabbit.amqp_url.replace("%2f", VHOST)).start();
+    let mut client = Client::websocket(relay.http_address(), "alice").await;
+    let stream = ("x-queue-type", "stream");
+    for number in 0..30 {
+        client.send("/queue/stream.resumed", &[stream], &number.to_string()).await;
+    }
+    let first = ("x-stream-offset", "first");
+    let window = [stream, first, ("ack", "client-individual"), ("prefetch-count", "10")];
+    client.subscribe("window", "/queue/stream.resumed", &window).await;
+    let held = client.messages(10).await;
+    assert_eq!(bodies(&held), numbers(0..10));
+    for message in &held[..4] {
+        settle(&mut client, "ACK", message).await;
+    }
+    assert_eq!(bodies(&client.messages(4).await), numbers(10..14));
+
+    ctl(&["close_all_connections", "--vhost", VHOST, "the test"]).await;
+    let again = client.messages(10).await;
+    assert_eq!(bodies(&again), numbers(4..14));
+    for message in &again {
+        settle(&mut client, "ACK", message).await;
+    }
+    assert_eq!(bodies(&client.messages(10).await), numbers(14..24));
+    client.unsubscribe("window").await;
+
+    // Whoever has read all goes on with what is new.
+    client.subscribe("all", "/queue/stream.resumed", &[stream, first]).await;
+    assert_eq!(bodies(&client.messages(30).await), numbers(0..30));
+    ctl(&["close_all_connections", "--vhost", VHOST, "the test"]).await;
+    client.send("/queue/stream.resumed", &[stream], "30").await;
+    assert_eq!(client.message().await.text(), "30");
+}
+
+fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
+    range.map(|number| number.to_string()).collect()
+}
+
+/// RabbitMQ looks at filters from 3.13 on, and takes them for nothing before.
+#[tokio::test]
+async fn a_stream_is_filtered_where_rabbitmq_can() {
+    let rabbit = shared_rabbitmq().await;
+    let version = version(&rabbit).await;
+    let relay = forgiving(&rabbit).start();
+    let mut client = Client::websocket(relay.http_address(), "alice").await;
+    let stream = ("x-queue-type", "stream");
+    // Each is written by itself: RabbitMQ passes over what it wrote together, or not at all.
+    for value in [Some("pears"), Some("apples"), None, Some("plums"), Some("pears"), None] {
+        let headers: Vec<_> = [stream]
+            .into_iter()
+            .chain(value.map(|value| ("x-stream-filter-value", value)))
+            .collect();
+        client.send("/queue/stream.filtered", &headers, value.unwrap_or("none")).await;
+    }
+    let all = ["pears", "apples", "none", "plums", "pears", "none", "pears"];
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let cases: [Case<'_>; 3] = [
+        ("one", &[("x-stream-filter", "pears")], &["pears", "pears", "pears"]),
+        ("two", &[("x-stream-filter", "pears,plums")], &["pears", "plums", "pears", "pears"]),
+        (
+            "unfiltered",
+            &[("x-stream-filter", "plums"), ("x-stream-match-unfiltered", "true")],
+            &["none", "plums", "none"],
+        ),
+    ];
+    for (id, filter, filtered) in cases {
+        let headers = [&[stream, ("x-stream-offset", "first")], filter].concat();
+        client.subscribe(id, "/queue/stream.filtered", &headers).await;
+        if id == "one" {
+            let headers = [stream, ("x-stream-filter-value", "pears")];
+            client.send("/queue/stream.filtered", &headers, "pears").await;
+        }
+        let expected = if version >= (3, 13) { filtered } else { &all };
+        let seen = client.messages(expected.len()).await;
+        assert_eq!(bodies(&seen), expected, "{id} on {version:?}");
+        client.unsubscribe(id).await;
+    }
 }
 
 #[tokio::test]

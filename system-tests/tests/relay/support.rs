@@ -107,3 +107,18 @@ pub(crate) async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl 
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
+
+pub(crate) async fn settle(client: &mut Client, command: &str, message: &Frame) {
+    let receipt = format!("{command}-{}", message.header("ack"));
+    let headers = [("id", message.header("ack")), ("receipt", receipt.as_str())];
+    client.write(&Frame::new(command, &headers, b"")).await;
+    client.receipt(&receipt).await;
+}
+
+/// The first two numbers of RabbitMQ's version.
+pub(crate) async fn version(rabbit: &Arc<RabbitMqServer>) -> (u32, u32) {
+    let rabbit = rabbit.clone();
+    let version = blocking(move || rabbit.ctl(&["version"]).unwrap()).await;
+    let mut parts = version.trim().split('.').map(|part| part.parse().unwrap());
+    (parts.next().unwrap(), parts.next().unwrap())
+}

@@ -15,10 +15,17 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=target/rabbitmq4
 scratch=
 
-# What its plugin does there: it declares transient queues, which that config refuses.
+# What compares with the plugin, which there subscribes to topics with queues that the config
+# refuses: it answers "Processing error".
 skipped_in() { # suite
     case $1 in
-    trixie) echo "--skip plugin_and_relay_show_the_same_message" ;;
+    trixie)
+        for test in plugin_and_relay_show_the_same_message topics_both_ways_with_the_plugin \
+            amqp_headers_of_every_type properties_of_amqp_are_headers_both_ways \
+            as_its_sender_says_and_as_the_plugin_does; do
+            echo "--skip $test"
+        done
+        ;;
     esac
 }
 

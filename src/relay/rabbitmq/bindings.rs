@@ -229,14 +229,14 @@ impl<K: Clone + Eq + Hash> Bindings<K> {
         subscriptions.collect()
     }
 
-    /// Without users for a minute. They are forgotten here.
-    pub(super) fn expire(&mut self, now: Instant) -> Vec<K> {
+    /// Some of those without users for a minute. They are forgotten here.
+    pub(super) fn expire(&mut self, now: Instant, most: usize) -> Vec<K> {
         let is_late = |entry: &Entry| {
             let since = entry.unused.filter(|_| entry.bound.is_some());
             since.is_some_and(|since| now.saturating_duration_since(since) >= LINGER)
         };
         let late = self.entries.iter().filter(|(_, entry)| is_late(entry));
-        let late: Vec<K> = late.map(|(key, _)| key.clone()).collect();
+        let late: Vec<K> = late.map(|(key, _)| key.clone()).take(most).collect();
         for key in &late {
             self.entries.remove(key);
         }
@@ -293,10 +293,10 @@ mod tests {
             assert_eq!(bindings.unsubscribe(session, 1, start), Some(e.clone()));
             assert_eq!(bindings.unsubscribe(session, 1, start), None);
         }
-        assert!(bindings.expire(start + LINGER * 2).is_empty());
+        assert!(bindings.expire(start + LINGER * 2, 9).is_empty());
         assert_eq!(bindings.session_ended(4, start), [(1, e.clone())]);
-        assert!(bindings.expire(start + LINGER / 2).is_empty());
-        assert_eq!(bindings.expire(start + LINGER), std::slice::from_ref(&e));
+        assert!(bindings.expire(start + LINGER / 2, 9).is_empty());
+        assert_eq!(bindings.expire(start + LINGER, 9), std::slice::from_ref(&e));
         assert!(!bindings.subscribe(waiter(1, 1), e, start + LINGER));
         assert!(bindings.sessions.len() == 1 && bindings.entries.len() == 1);
     }
@@ -373,6 +373,6 @@ mod tests {
         // Nobody wants it any more.
         assert_eq!(bindings.next_wanted(), None);
         assert!(bindings.bound(&exchange("e"), now).is_empty());
-        assert_eq!(bindings.expire(now + LINGER), [exchange("e")]);
+        assert_eq!(bindings.expire(now + LINGER, 9), [exchange("e")]);
     }
 }

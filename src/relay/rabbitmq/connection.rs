@@ -29,8 +29,10 @@ use super::state::{Condition, Place, State};
 const CLOSE_TIME: Duration = Duration::from_secs(2);
 /// A connection that held for so long was no flicker.
 const STABLE: Duration = Duration::from_secs(10);
-/// RabbitMQ takes 2,047 channels on a connection.
-const MAX_CLOSED_CHANNELS: u32 = 500;
+/// RabbitMQ takes 2,047 channels on a connection. After so many another one is dialled, and after
+/// so many this one is not used any more.
+const WORN: u32 = 500;
+const SPENT: u32 = 1_500;
 const CHANNEL_TRIES: u32 = 16;
 
 /// What all parts share.
@@ -59,6 +61,8 @@ impl Shared {
 pub(super) struct Link {
     connection: Connection,
     closed_channels: AtomicU32,
+    /// When it was opened.
+    pub(super) since: Instant,
     lost: CancellationToken,
     reason: Arc<Mutex<String>>,
     /// Why RabbitMQ takes no messages here, while it takes none.
@@ -81,7 +85,8 @@ impl Link {
         }));
         let closed_channels = AtomicU32::new(0);
         let channels = Mutex::default();
-        Arc::new(Self { connection, closed_channels, lost, reason, blocked, channels })
+        let since = Instant::now();
+        Arc::new(Self { connection, closed_channels, since, lost, reason, blocked, channels })
     }
 
     /// Waits for an answer, and not for ever where the connection is lost: lapin does not end
@@ -109,14 +114,14 @@ impl Link {
             tries += 1;
             match self.answer(self.connection.create_channel()).await {
                 Err(_) if tries < CHANNEL_TRIES && self.is_alive() => {}
-                result => {
-                    if let Ok(channel) = &result {
-                        let mut channels = self.lock_channels();
-                        channels.retain(ChannelStatus::connected);
-                        channels.push(channel.status().clone());
-                    }
-                    return result;
+                Ok(channel) => {
+                    let mut channels = self.lock_channels();
+                    channels.retain(ChannelStatus::connected);
+                    channels.push(channel.status().clone());
+                    return Ok(channel);
                 }
+                // What lapin says then is what a channel of that number was once closed for.
+                Err(_) => return Err(lapin::ErrorKind::MissingHeartbeatError.into()),
             }
         }
     }
@@ -135,8 +140,19 @@ impl Link {
     }
 
     /// So many channels were closed by RabbitMQ that nobody should open more here.
-    pub(super) fn is_worn(&self) -> bool {
-        self.closed_channels.load(Ordering::Relaxed) >= MAX_CLOSED_CHANNELS
+    pub(super) fn is_spent(&self) -> bool {
+        self.closed_channels.load(Ordering::Relaxed) >= SPENT
+    }
+
+    /// Whether RabbitMQ takes no messages here for now.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.borrow().is_some()
+    }
+
+    /// Waits until it takes messages again.
+    pub(super) async fn unblocked(&self) {
+        // A sender that is gone has gone with the connection, which says so itself.
+        drop(self.blocked.clone().wait_for(Option::is_none).await);
     }
 
     /// Waits for the connection's end.
@@ -221,7 +237,7 @@ impl Keeper {
     /// The connection, waiting until it is there and fit for new channels. `None` at the end.
     pub(super) async fn link(&self) -> Option<Arc<Link>> {
         let mut current = self.current.clone();
-        let fit = |link: &Link| link.is_alive() && !link.is_worn();
+        let fit = |link: &Link| link.is_alive() && !link.is_spent();
         let alive = |link: &Option<Arc<Link>>| link.as_deref().is_some_and(fit);
         tokio::select! {
             () = self.stop.cancelled() => None,
@@ -234,11 +250,17 @@ impl Keeper {
         self.current.borrow().clone().filter(|link| link.is_alive())
     }
 
+    /// Whether there is another one by now.
+    pub(super) fn has_another(&self, link: &Link) -> bool {
+        let current = self.current.borrow();
+        current.as_ref().is_some_and(|current| !std::ptr::eq(&raw const **current, link))
+    }
+
     /// RabbitMQ closed a channel of that connection.
     pub(super) fn closed_channel(&self, link: &Link) {
         self.shared.counters.closed_channels.add(1);
         let before = link.closed_channels.fetch_add(1, Ordering::Relaxed);
-        if before + 1 == MAX_CLOSED_CHANNELS {
+        if before + 1 == WORN {
             self.worn.notify_one();
         }
     }
@@ -264,7 +286,7 @@ impl Turns {
             if since.elapsed() > STABLE {
                 self.backoff = Backoff::default();
             }
-            if link.is_alive() {
+            if link.is_alive() && !self.keeper.has_another(&link) {
                 pause(self.backoff.next(LONGEST_PAUSE), &self.keeper.stop).await.ok()?;
             }
         }
@@ -319,7 +341,8 @@ async fn keep(
                 link.close().await;
                 break;
             }
-            // Those who use it finish on it; it closes with the last of them.
+            // Used until there is another one; then those who use it finish on it, and it closes
+            // with the last of them.
             () = worn.notified() => {}
             () = watch_blocked(&shared, place, &link) => {
                 current.send_replace(None);
@@ -330,7 +353,7 @@ async fn keep(
                 }
             }
         }
-        if since.elapsed() > STABLE {
+        if since.elapsed() > STABLE || !was_lost {
             backoff = Backoff::default();
         } else if pause(backoff.next(Failure::Refused.longest_pause()), &stop).await.is_err() {
             // One that is lost at once, again and again, is not dialled without pause.

@@ -169,10 +169,14 @@ impl Consumers {
                 self.exclusives.release(session, &queue, was_there);
             }
             Err(refusal) => {
+                self.forget(&subscription);
                 if let Some(token) = token {
                     to.event(Event::Done { token, result: Err(refusal) });
                 }
-                self.forget(&subscription);
+                let unsubscribe = subscription.inbox().unsubscribe.take();
+                if let Some(Unsubscribe { token: Some(token), .. }) = unsubscribe {
+                    to.event(Event::Done { token, result: Ok(Level::Confirmed) });
+                }
             }
         }
     }
@@ -184,9 +188,10 @@ impl Consumers {
         token: Option<Token>,
         delete: bool,
     ) -> Submit {
-        let Some(subscription) = self.find(session, subscription) else {
-            return Submit::Done(Level::Confirmed);
-        };
+        // Told under the lock: its task answers what it finds after it has left the table.
+        let sessions = self.sessions();
+        let known = sessions.get(&session).and_then(|session| session.get(&subscription));
+        let Some(subscription) = known else { return Submit::Done(Level::Confirmed) };
         subscription.tell(|inbox| inbox.unsubscribe = Some(Unsubscribe { token, delete }));
         Submit::Pending
     }

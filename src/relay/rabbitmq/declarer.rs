@@ -1,15 +1,19 @@
-//! Declares queues and looks for exchanges, one after the other, on a connection used for
-//! nothing else.
+//! Declares and deletes queues and looks for exchanges, one after the other, on a connection used
+//! for nothing else.
 //!
 //! RabbitMQ answers a declare it does not like by closing the channel. Here nobody else is on
 //! that channel, and the one who asked is known. For a queue on a node that is away it may not
 //! answer for a minute; then the others are asked for on another channel.
 
+use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions,
+};
 use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
 use tokio::sync::{mpsc, oneshot};
@@ -19,16 +23,19 @@ use super::connection::{Keeper, Link, Shared};
 use super::known::Known;
 use super::refusal::{self, Fault};
 use super::topology;
-use crate::destination::Exchange;
 use crate::relay::error::{Refusal, not_found};
 use crate::relay::origin::{QueueOrigin, binding_key};
 
 const REQUESTS: usize = 256;
-/// After so long without an answer the others do not wait for it any more.
-const HANGS: Duration = Duration::from_secs(3);
 const TRIES: u32 = 4;
 /// lapin remembers on each channel what was declared there.
 const MAX_USES: u32 = 1_000;
+/// After so long without an answer the next requests do not wait for it any more.
+const SLOW: Duration = Duration::from_millis(200);
+/// And after so long the one who asked does not either.
+const HANGS: Duration = Duration::from_secs(3);
+/// Queues that RabbitMQ takes its time for; each has a channel.
+const MOST_SLOW: usize = 200;
 
 /// Why a queue was not declared.
 #[derive(Debug)]
@@ -49,13 +56,15 @@ pub(super) enum Need {
     Exchange(Arc<str>),
     /// Nothing is declared: only whether the queue is there is asked.
     Found(Arc<str>),
+    /// The queue is deleted; `if_unused`: where nobody consumes it.
+    Gone { queue: Arc<str>, if_unused: bool },
 }
 
 impl Need {
     fn queue(&self) -> Option<&Arc<str>> {
         match self {
             Self::Queue(origin) => Some(&origin.queue),
-            Self::Found(queue) => Some(queue),
+            Self::Found(queue) | Self::Gone { queue, .. } => Some(queue),
             Self::Exchange(_) => None,
         }
     }
@@ -64,6 +73,14 @@ impl Need {
 struct Request {
     need: Need,
     reply: oneshot::Sender<Result<(), DeclareError>>,
+    tries: u32,
+}
+
+impl Request {
+    fn answer(self, result: Result<(), DeclareError>) {
+        // Who does not wait any more does not need it.
+        drop(self.reply.send(result));
+    }
 }
 
 /// The handle.
@@ -82,17 +99,21 @@ impl Declarer {
     pub(super) fn spawn(shared: &Arc<Shared>, first: Arc<Link>) -> Arc<Self> {
         let (sender, requests) = mpsc::channel(REQUESTS);
         let known = Arc::<Mutex<Known>>::default();
-        let keeper = Arc::new(Keeper::spawn(shared, "declare", Some(first)));
-        let shared = shared.clone();
-        let worker = Worker { shared, keeper, known: known.clone(), channel: None };
-        worker.shared.clone().spawn(worker.run(requests));
+        let desk = Arc::new(Desk {
+            shared: shared.clone(),
+            keeper: Keeper::spawn(shared, "declare", Some(first)),
+            known: known.clone(),
+            slow: Mutex::default(),
+            again: sender.clone(),
+        });
+        shared.spawn(Worker { desk, channel: None }.run(requests));
         Arc::new(Self { requests: sender, known })
     }
 
     /// Sees to it that it is there. Waits while RabbitMQ is away.
     pub(super) async fn get(&self, need: Need) -> Result<(), DeclareError> {
         let (reply, answer) = oneshot::channel();
-        let request = Request { need, reply };
+        let request = Request { need, reply, tries: 0 };
         self.requests.send(request).await.map_err(|_| DeclareError::Stopped)?;
         answer.await.unwrap_or(Err(DeclareError::Stopped))
     }
@@ -108,7 +129,7 @@ impl Declarer {
                 _ => false,
             },
             Need::Exchange(name) => known.has_exchange(name),
-            Need::Found(_) => false,
+            Need::Found(_) | Need::Gone { .. } => false,
         }
     }
 
@@ -123,14 +144,14 @@ impl Declarer {
     }
 
     /// RabbitMQ does not let the relay publish there, or only not with that key.
-    pub(super) fn deny(&self, exchange: &Exchange, only_key: bool) {
-        let key = only_key.then_some(&exchange.key);
-        lock(&self.known).add_denied(&exchange.name, key, Instant::now());
+    pub(super) fn deny(&self, exchange: &str, key: &Arc<str>, only_key: bool) {
+        let key = only_key.then_some(key);
+        lock(&self.known).add_denied(exchange, key, Instant::now());
     }
 
     /// Whether RabbitMQ has said so a moment ago.
-    pub(super) fn is_denied(&self, exchange: &Exchange) -> bool {
-        lock(&self.known).is_denied(&exchange.name, &exchange.key, Instant::now())
+    pub(super) fn is_denied(&self, exchange: &str, key: &Arc<str>) -> bool {
+        lock(&self.known).is_denied(exchange, key, Instant::now())
     }
 
     /// RabbitMQ was away, and who knows what it did meanwhile.
@@ -143,91 +164,84 @@ fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Worker {
+/// What the worker and those who wait for slow queues share.
+struct Desk {
     shared: Arc<Shared>,
-    keeper: Arc<Keeper>,
+    keeper: Keeper,
     known: Arc<Mutex<Known>>,
-    channel: Option<(Arc<Link>, Channel, u32)>,
+    /// Queues that RabbitMQ has not answered for yet, and who else asks for them.
+    slow: Mutex<HashMap<Arc<str>, Vec<Request>>>,
+    again: mpsc::Sender<Request>,
 }
 
-impl Worker {
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
-        loop {
-            let request = tokio::select! {
-                () = self.shared.stop.cancelled() => return,
-                request = requests.recv() => request,
-            };
-            let Some(request) = request else { return };
-            if request.reply.is_closed() {
-                continue;
+impl Desk {
+    fn slow(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Request>>> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// False where there are too many.
+    fn add_slow(&self, queue: &Arc<str>) -> bool {
+        let mut slow = self.slow();
+        let has_room = slow.len() < MOST_SLOW;
+        if has_room {
+            slow.insert(queue.clone(), Vec::new());
+        }
+        has_room
+    }
+
+    /// What needs not be asked.
+    fn answer(&self, need: &Need) -> Option<DeclareError> {
+        let known = lock(&self.known);
+        match need {
+            Need::Exchange(name) if known.is_absent(name, Instant::now()) => {
+                Some(DeclareError::Refused(not_found("exchange", name)))
             }
-            let result = self.serve(&request.need).await;
-            // Who does not wait any more does not need it.
-            drop(request.reply.send(result));
+            Need::Exchange(_) => None,
+            Need::Queue(_) | Need::Found(_) | Need::Gone { .. } => {
+                let is_hanging = need.queue().is_some_and(|queue| known.is_hanging(queue));
+                is_hanging.then_some(DeclareError::Unavailable)
+            }
         }
     }
 
-    async fn serve(&mut self, need: &Need) -> Result<(), DeclareError> {
-        if let Need::Exchange(name) = need
-            && lock(&self.known).is_absent(name, Instant::now())
-        {
-            return Err(DeclareError::Refused(not_found("exchange", name)));
-        }
-        if need.queue().is_some_and(|queue| lock(&self.known).is_hanging(queue)) {
-            return Err(DeclareError::Unavailable);
-        }
-        for _ in 0..TRIES {
-            let Some((link, channel)) = self.channel().await else {
-                return Err(DeclareError::Stopped);
-            };
-            let Some(channel) = channel else { continue };
-            let Some(result) = self.ask(&link, channel, need).await else {
-                return Err(DeclareError::Unavailable);
-            };
-            let Err(error) = result else {
-                is_there(&self.known, need);
-                return Ok(());
-            };
-            self.channel = None;
-            match Fault::of(&error) {
-                Fault::Refused(code) => {
-                    self.keeper.closed_channel(&link);
-                    return Err(DeclareError::Refused(self.refused(need, code, &error)));
-                }
-                Fault::Unavailable => {
-                    self.keeper.closed_channel(&link);
-                    return Err(DeclareError::Unavailable);
-                }
-                Fault::Violation | Fault::Gone => lock(&self.known).forget_all(),
-            }
-        }
-        Err(DeclareError::Refused(refusal::outage(false)))
-    }
-
-    /// `None`: RabbitMQ answers, but not for this queue.
-    async fn ask(
-        &mut self,
-        link: &Arc<Link>,
-        channel: Channel,
+    /// What becomes of a request that was asked. `None`: it is to be asked once more.
+    fn judge(
+        &self,
         need: &Need,
-    ) -> Option<lapin::Result<()>> {
-        let mut asking = Box::pin(ask(link.clone(), channel, need.clone()));
-        if let Ok(result) = tokio::time::timeout(HANGS, &mut asking).await {
-            return Some(result);
-        }
-        // One that does not answer at all opens no channel either, until it does or is given up.
-        let other = link.open_channel().await;
-        if let Some(result) = (&mut asking).now_or_never() {
-            return Some(result);
-        }
-        match (other, need.queue()) {
-            (Ok(other), Some(queue)) if lock(&self.known).add_hanging(queue) => {
-                self.channel = Some((link.clone(), other, 0));
-                let (known, keeper) = (self.known.clone(), self.keeper.clone());
-                self.shared.spawn(hang(asking, need.clone(), link.clone(), known, keeper));
+        link: &Link,
+        result: lapin::Result<()>,
+    ) -> Option<Result<(), DeclareError>> {
+        let Err(error) = result else {
+            self.is_done(need);
+            return Some(Ok(()));
+        };
+        match Fault::of(&error) {
+            Fault::Refused(code) => {
+                self.keeper.closed_channel(link);
+                Some(Err(DeclareError::Refused(self.refused(need, code, &error))))
+            }
+            Fault::Unavailable => {
+                self.keeper.closed_channel(link);
+                Some(Err(DeclareError::Unavailable))
+            }
+            Fault::Violation | Fault::Gone => {
+                lock(&self.known).forget_all();
                 None
             }
-            _ => Some(asking.await),
+        }
+    }
+
+    fn is_done(&self, need: &Need) {
+        let mut known = lock(&self.known);
+        match need {
+            Need::Exchange(name) => known.add_exchange(name),
+            Need::Found(_) => {}
+            Need::Gone { queue, .. } => known.forget_queue(queue),
+            Need::Queue(origin) => {
+                if let (Some(declaration), None) = (&origin.declare, &origin.binding) {
+                    known.add_queue(&origin.queue, declaration);
+                }
+            }
         }
     }
 
@@ -237,7 +251,7 @@ impl Worker {
                 lock(&self.known).add_absent(name, Instant::now());
                 refusal::of_exchange(code, name)
             }
-            Need::Found(name) => refusal::of_queue(code, name),
+            Need::Found(name) | Need::Gone { queue: name, .. } => refusal::of_queue(code, name),
             Need::Queue(origin) => {
                 warn!("RabbitMQ refuses to declare a queue: {error}");
                 refusal::of_declare(code, origin)
@@ -245,12 +259,131 @@ impl Worker {
         }
     }
 
+    /// Waits for the answer for a slow queue.
+    async fn wait(&self, queue: Arc<str>, request: Request, link: Arc<Link>, mut asking: Asking) {
+        let answer = tokio::time::timeout(HANGS, &mut asking).await;
+        let Ok(result) = answer else {
+            return self.hang(queue, request, link, asking).await;
+        };
+        match self.judge(&request.need, &link, result) {
+            Some(answer) => request.answer(answer),
+            None => self.ask_again(request).await,
+        }
+        let behind = self.slow().remove(&queue);
+        for request in behind.into_iter().flatten() {
+            self.ask_again(request).await;
+        }
+    }
+
+    /// RabbitMQ answers, but not for this queue. Whoever asks for it is told, until it does.
+    async fn hang(&self, queue: Arc<str>, request: Request, link: Arc<Link>, asking: Asking) {
+        warn!("RabbitMQ does not answer for queue {queue:?}; its senders are told");
+        lock(&self.known).add_hanging(&queue);
+        let need = request.need.clone();
+        request.answer(Err(DeclareError::Unavailable));
+        let behind = self.slow().insert(queue.clone(), Vec::new());
+        for request in behind.into_iter().flatten() {
+            request.answer(Err(DeclareError::Unavailable));
+        }
+        // Nobody waits for what comes of it.
+        drop(self.judge(&need, &link, asking.await));
+        lock(&self.known).no_longer_hanging(&queue);
+        self.slow().remove(&queue);
+    }
+
+    async fn ask_again(&self, request: Request) {
+        // At the end of the relay nobody takes it; who asked sees that.
+        drop(self.again.send(request).await);
+    }
+}
+
+type Asking = Pin<Box<dyn Future<Output = lapin::Result<()>> + Send>>;
+
+struct Worker {
+    desk: Arc<Desk>,
+    channel: Option<(Arc<Link>, Channel, u32)>,
+}
+
+/// How asking ended.
+enum Asked {
+    Answered(Request, lapin::Result<()>),
+    /// Somebody else waits for the answer.
+    Aside,
+}
+
+impl Worker {
+    async fn run(mut self, mut requests: mpsc::Receiver<Request>) {
+        loop {
+            let request = tokio::select! {
+                () = self.desk.shared.stop.cancelled() => return,
+                request = requests.recv() => request,
+            };
+            let Some(request) = request else { return };
+            if !request.reply.is_closed() {
+                self.serve(request).await;
+            }
+        }
+    }
+
+    async fn serve(&mut self, mut request: Request) {
+        if let Some(error) = self.desk.answer(&request.need) {
+            return request.answer(Err(error));
+        }
+        if let Some(queue) = request.need.queue()
+            && let Some(behind) = self.desk.slow().get_mut(queue)
+        {
+            return behind.push(request);
+        }
+        while request.tries < TRIES {
+            request.tries += 1;
+            let Some((link, channel)) = self.channel().await else {
+                return request.answer(Err(DeclareError::Stopped));
+            };
+            let Some(channel) = channel else { continue };
+            match self.ask(&link, channel, request).await {
+                Asked::Aside => return,
+                Asked::Answered(asked, result) => {
+                    if result.is_err() {
+                        self.channel = None;
+                    }
+                    match self.desk.judge(&asked.need, &link, result) {
+                        Some(answer) => return asked.answer(answer),
+                        None => request = asked,
+                    }
+                }
+            }
+        }
+        request.answer(Err(DeclareError::Refused(refusal::outage(false))));
+    }
+
+    async fn ask(&mut self, link: &Arc<Link>, channel: Channel, request: Request) -> Asked {
+        let mut asking: Asking = Box::pin(ask(link.clone(), channel, request.need.clone()));
+        if let Ok(result) = tokio::time::timeout(SLOW, &mut asking).await {
+            return Asked::Answered(request, result);
+        }
+        // One that does not answer at all opens no channel either, until it does or is given up.
+        let other = link.open_channel().await;
+        if let Some(result) = (&mut asking).now_or_never() {
+            return Asked::Answered(request, result);
+        }
+        let Some((other, queue)) = other.ok().zip(request.need.queue().cloned()) else {
+            return Asked::Answered(request, asking.await);
+        };
+        if !self.desk.add_slow(&queue) {
+            return Asked::Answered(request, asking.await);
+        }
+        self.channel = Some((link.clone(), other, 0));
+        let (desk, link) = (self.desk.clone(), link.clone());
+        self.desk.shared.spawn(async move { desk.wait(queue, request, link, asking).await });
+        Asked::Aside
+    }
+
     /// The channel in use, or a new one. `None`: the relay ends.
     async fn channel(&mut self) -> Option<(Arc<Link>, Option<Channel>)> {
         if let Some((link, channel, uses)) = &mut self.channel
             && *uses < MAX_USES
             && link.is_alive()
-            && !link.is_worn()
+            && !self.desk.keeper.has_another(link)
             && channel.status().connected()
         {
             *uses += 1;
@@ -262,45 +395,10 @@ impl Worker {
             // One that RabbitMQ closed already says so; that is fine.
             drop(link.answer(channel.close(200, "done".into())).await);
         }
-        let link = self.keeper.link().await?;
+        let link = self.desk.keeper.link().await?;
         let channel = link.open_channel().await.ok();
         self.channel = channel.clone().map(|channel| (link.clone(), channel, 1));
         Some((link, channel))
-    }
-}
-
-fn is_there(known: &Mutex<Known>, need: &Need) {
-    let mut known = lock(known);
-    match need {
-        Need::Exchange(name) => known.add_exchange(name),
-        Need::Found(_) => {}
-        Need::Queue(origin) => {
-            if let (Some(declaration), None) = (&origin.declare, &origin.binding) {
-                known.add_queue(&origin.queue, declaration);
-            }
-        }
-    }
-}
-
-/// Waits for an answer that nobody else waits for.
-async fn hang(
-    asking: impl Future<Output = lapin::Result<()>>,
-    need: Need,
-    link: Arc<Link>,
-    known: Arc<Mutex<Known>>,
-    keeper: Arc<Keeper>,
-) {
-    let Some(queue) = need.queue() else { return };
-    warn!("RabbitMQ does not answer for queue {queue:?}; its senders are told");
-    let result = asking.await;
-    lock(&known).no_longer_hanging(queue);
-    match result {
-        Ok(()) => is_there(&known, &need),
-        Err(error) => {
-            if let Fault::Refused(_) | Fault::Unavailable = Fault::of(&error) {
-                keeper.closed_channel(&link);
-            }
-        }
     }
 }
 
@@ -324,6 +422,11 @@ async fn ask_on(channel: &Channel, need: &Need) -> lapin::Result<()> {
             let Ok(name) = topology::short(name) else { return Ok(()) };
             let options = QueueDeclareOptions { passive: true, ..Default::default() };
             channel.queue_declare(name, options, FieldTable::default()).await.map(drop)
+        }
+        Need::Gone { queue, if_unused } => {
+            let Ok(queue) = topology::short(queue) else { return Ok(()) };
+            let options = QueueDeleteOptions { if_unused: *if_unused, ..Default::default() };
+            channel.queue_delete(queue, options).await.map(drop)
         }
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! The queues are exclusive, so they are declared, bound and consumed on one connection, and go
 //! with it: what others publish meanwhile passes by. All are consumed on one channel; what
-//! RabbitMQ may refuse is asked on another one, which may be closed over it without harm.
+//! RabbitMQ may refuse is asked on another one, which may be closed over it without harm, and
+//! whether an exchange is there is asked on another connection.
 
 use std::collections::HashMap;
 use std::pin::Pin;
@@ -15,7 +16,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use futures_util::stream::{SelectAll, StreamExt};
+use futures_util::stream::{FuturesUnordered, SelectAll, StreamExt};
 use futures_util::{Stream, stream};
 use lapin::Channel;
 use lapin::message::Delivery;
@@ -29,6 +30,8 @@ use tracing::warn;
 
 use super::bindings::{self, Bindings, Waiter};
 use super::connection::{Keeper, Link, Shared, Turns, random_name};
+use super::declarer::{DeclareError, Declarer, Need};
+use super::known::{DENIED, Refusals};
 use super::properties::{self, Incoming};
 use super::recent::Recent;
 use super::refusal::{self, Fault};
@@ -55,7 +58,10 @@ pub(super) struct ExchangeQueues {
     /// By [`place`].
     listeners: Topics,
     recent: Arc<Mutex<Recent>>,
+    declarer: Arc<Declarer>,
     bindings: Mutex<Bindings<Exchange>>,
+    /// What RabbitMQ did not bind lately, though it is there.
+    denied: Mutex<Refusals<Exchange>>,
     wake: Notify,
 }
 
@@ -71,6 +77,7 @@ impl ExchangeQueues {
         shared: &Arc<Shared>,
         keeper: Arc<Keeper>,
         node_id: String,
+        declarer: Arc<Declarer>,
         recent: Arc<Mutex<Recent>>,
     ) -> Arc<Self> {
         let queues = Arc::new(Self {
@@ -78,7 +85,9 @@ impl ExchangeQueues {
             node_id,
             listeners: Topics::new(),
             recent,
+            declarer,
             bindings: Mutex::new(Bindings::new(Some(FRESH))),
+            denied: Mutex::default(),
             wake: Notify::new(),
         });
         shared.spawn(run(queues.clone(), keeper));
@@ -96,6 +105,9 @@ impl ExchangeQueues {
         let fits = topology::short(name).and(topology::short(key));
         if let Err(refusal) = fits.and(topology::repeatable(&[name, key])) {
             return Submit::Refused(refusal);
+        }
+        if self.denied().holds(&exchange, Instant::now()) {
+            return Submit::Refused(refusal::refused(403));
         }
         self.listeners.subscribe(&place(&exchange), to, subscription);
         let waiter = Waiter { to: to.clone(), subscription, token };
@@ -123,6 +135,10 @@ impl ExchangeQueues {
 
     fn bindings(&self) -> MutexGuard<'_, Bindings<Exchange>> {
         self.bindings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn denied(&self) -> MutexGuard<'_, Refusals<Exchange>> {
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn refuse(&self, exchange: &Exchange, refusal: &Refusal) {
@@ -165,6 +181,7 @@ enum Item {
 }
 
 type Deliveries = Pin<Box<dyn Stream<Item = Item> + Send>>;
+type Looking = Pin<Box<dyn Future<Output = (Exchange, Result<(), DeclareError>)> + Send>>;
 
 /// The queues on a connection.
 struct Attached<'a> {
@@ -177,6 +194,8 @@ struct Attached<'a> {
     /// The queue of each; it is the consumer's tag too.
     names: HashMap<Exchange, ShortString>,
     deliveries: SelectAll<Deliveries>,
+    /// Exchanges that are being looked for.
+    looking: FuturesUnordered<Looking>,
 }
 
 impl Attached<'_> {
@@ -191,8 +210,25 @@ impl Attached<'_> {
                 Some(first) = self.deliveries.next(), if !self.deliveries.is_empty() => {
                     self.take_burst(first).await?;
                 }
+                Some((exchange, found)) = self.looking.next(), if !self.looking.is_empty() => {
+                    match found {
+                        Ok(()) => self.bind_now(&exchange).await?,
+                        Err(DeclareError::Refused(refusal)) => {
+                            self.queues.refuse(&exchange, &refusal);
+                        }
+                        Err(DeclareError::Unavailable) => {
+                            self.queues.refuse(&exchange, &refusal::outage(false));
+                        }
+                        Err(DeclareError::Stopped) => return Ok(()),
+                    }
+                }
                 () = self.queues.wake.notified() => {}
-                _ = sweep.tick() => self.expire().await?,
+                _ = sweep.tick() => {
+                    if self.link.is_spent() {
+                        return Ok(());
+                    }
+                    self.expire().await?;
+                }
             }
         }
     }
@@ -202,26 +238,36 @@ impl Attached<'_> {
         for _ in 0..BINDS {
             let wanted = self.queues.bindings().next_wanted();
             let Some(exchange) = wanted else { return Ok(()) };
-            match self.bind_one(&exchange).await {
-                Ok(()) => {
-                    let waiters = self.queues.bindings().bound(&exchange, Instant::now());
-                    bindings::confirm(waiters);
-                }
-                Err(error) => match Fault::of(&error) {
-                    Fault::Refused(code) => {
-                        self.keeper.closed_channel(self.link);
-                        warn!("RabbitMQ refuses to bind an exchange: {error}");
-                        self.asking = None;
-                        self.drop_unused(&exchange).await?;
-                        let refusal = refusal::of_exchange(code, &exchange.name);
-                        self.queues.refuse(&exchange, &refusal);
-                    }
-                    // Asked again on another channel, after a pause.
-                    Fault::Unavailable | Fault::Violation | Fault::Gone => return Err(error),
-                },
+            let need = Need::Exchange(exchange.name.clone());
+            if self.queues.declarer.knows(&need) {
+                self.bind_now(&exchange).await?;
+            } else {
+                // On the declarer's connection, which nobody needs for long: this one has queues.
+                let declarer = self.queues.declarer.clone();
+                self.looking.push(Box::pin(async move { (exchange, declarer.get(need).await) }));
             }
         }
         self.queues.wake.notify_one();
+        Ok(())
+    }
+
+    async fn bind_now(&mut self, exchange: &Exchange) -> lapin::Result<()> {
+        let Err(error) = self.bind_one(exchange).await else {
+            let waiters = self.queues.bindings().bound(exchange, Instant::now());
+            bindings::confirm(waiters);
+            return Ok(());
+        };
+        // Anything else is asked again on another channel, after a pause.
+        let Fault::Refused(code) = Fault::of(&error) else { return Err(error) };
+        self.keeper.closed_channel(self.link);
+        warn!("RabbitMQ refuses to bind an exchange: {error}");
+        self.asking = None;
+        self.drop_unused(exchange).await?;
+        match code {
+            404 => self.queues.declarer.forget_exchanges(),
+            _ => self.queues.denied().add(exchange.clone(), DENIED, Instant::now()),
+        }
+        self.queues.refuse(exchange, &refusal::of_exchange(code, &exchange.name));
         Ok(())
     }
 
@@ -296,7 +342,7 @@ impl Attached<'_> {
 
     /// Those without users go: an auto-delete queue goes with its consumer.
     async fn expire(&mut self) -> lapin::Result<()> {
-        let expired = self.queues.bindings().expire(Instant::now());
+        let expired = self.queues.bindings().expire(Instant::now(), BINDS);
         for exchange in expired {
             let Some(tag) = self.names.remove(&exchange) else { continue };
             let cancel = self.channel.basic_cancel(tag, BasicCancelOptions::default());
@@ -350,6 +396,8 @@ async fn run(queues: Arc<ExchangeQueues>, keeper: Arc<Keeper>) {
     let mut turns = Turns::new(keeper.clone());
     while let Some(link) = turns.next().await {
         let result = link.answer(serve(&queues, &keeper, &link)).await;
+        // Who subscribes from now on waits.
+        queues.bindings().reset();
         if let Some(error) = turns.over(result) {
             warn!("RabbitMQ closed the channel of exchanges: {error}");
         }
@@ -360,6 +408,7 @@ async fn serve(queues: &ExchangeQueues, keeper: &Keeper, link: &Link) -> lapin::
     let channel = link.open_channel().await?;
     channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
     queues.bindings().reset();
-    let (asking, names, deliveries) = (None, HashMap::new(), SelectAll::new());
-    Attached { queues, keeper, link, channel, asking, names, deliveries }.run().await
+    let (asking, names) = (None, HashMap::new());
+    let (deliveries, looking) = (SelectAll::new(), FuturesUnordered::new());
+    Attached { queues, keeper, link, channel, asking, names, deliveries, looking }.run().await
 }

@@ -13,6 +13,10 @@ use crate::relay::origin::Declaration;
 
 /// Of each kind.
 const MOST: usize = 10_000;
+/// How long somebody is taken to be still denied what RabbitMQ has denied: the first time, the
+/// second, which then doubles, and at most.
+pub(super) const DENIED: (Duration, Duration, Duration) =
+    (Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(60));
 
 #[derive(Debug, Default)]
 pub(super) struct Known {
@@ -43,11 +47,9 @@ impl Known {
         self.queues.remove(name);
     }
 
-    /// RabbitMQ does not answer for that queue, though it answers. False where there are too many
-    /// such queues already.
-    pub(super) fn add_hanging(&mut self, name: &Arc<str>) -> bool {
-        const MOST_HANGING: usize = 32;
-        self.hanging.len() < MOST_HANGING && self.hanging.insert(name.clone())
+    /// RabbitMQ does not answer for that queue, though it answers.
+    pub(super) fn add_hanging(&mut self, name: &Arc<str>) {
+        self.hanging.insert(name.clone());
     }
 
     pub(super) fn is_hanging(&self, name: &str) -> bool {
@@ -88,25 +90,29 @@ impl Known {
     }
 
     /// The relay may not publish there; `key`: where it is about that key only.
-    pub(super) fn add_denied(&mut self, name: &Arc<str>, key: Option<&Arc<str>>, now: Instant) {
-        let second = Duration::from_secs(1);
-        self.denied.add((name.clone(), key.cloned()), (second, second * 2, second * 60), now);
+    pub(super) fn add_denied(&mut self, name: &str, key: Option<&Arc<str>>, now: Instant) {
+        self.denied.add((Arc::from(name), key.cloned()), DENIED, now);
     }
 
-    pub(super) fn is_denied(&self, name: &Arc<str>, key: &Arc<str>, now: Instant) -> bool {
+    pub(super) fn is_denied(&self, name: &str, key: &Arc<str>, now: Instant) -> bool {
+        if self.denied.is_empty() {
+            return false;
+        }
+        let name = Arc::<str>::from(name);
         self.denied.holds(&(name.clone(), None), now)
-            || self.denied.holds(&(name.clone(), Some(key.clone())), now)
+            || self.denied.holds(&(name, Some(key.clone())), now)
     }
 
     /// RabbitMQ was away, and who knows what it did meanwhile.
     pub(super) fn forget_all(&mut self) {
-        *self = Self::default();
+        let hanging = std::mem::take(&mut self.hanging);
+        *self = Self { hanging, ..Self::default() };
     }
 }
 
 /// Who was told no, how often, and until when nobody needs to ask again.
 #[derive(Debug)]
-struct Refusals<K>(HashMap<K, (u32, Instant)>);
+pub(super) struct Refusals<K>(HashMap<K, (u32, Instant)>);
 
 impl<K> Default for Refusals<K> {
     fn default() -> Self {
@@ -116,7 +122,7 @@ impl<K> Default for Refusals<K> {
 
 impl<K: Eq + Hash> Refusals<K> {
     /// `pauses`: the first, the second, which then doubles, and the longest.
-    fn add(&mut self, key: K, pauses: (Duration, Duration, Duration), now: Instant) {
+    pub(super) fn add(&mut self, key: K, pauses: (Duration, Duration, Duration), now: Instant) {
         let (first, second, longest) = pauses;
         if self.0.len() >= MOST {
             self.0.clear();
@@ -134,8 +140,12 @@ impl<K: Eq + Hash> Refusals<K> {
         *until = now + pause;
     }
 
-    fn holds(&self, key: &K, now: Instant) -> bool {
+    pub(super) fn holds(&self, key: &K, now: Instant) -> bool {
         self.0.get(key).is_some_and(|(_, until)| now < *until)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     fn forget(&mut self, key: &K) {

@@ -132,6 +132,11 @@ impl Ledger {
         Buffer { messages: self.messages, bytes: self.bytes, in_flight }
     }
 
+    /// Messages of a lane that RabbitMQ has not confirmed.
+    pub(super) fn in_flight(&self, lane: usize) -> usize {
+        self.lanes.get(lane).map_or(0, |lane| lane.in_flight.len())
+    }
+
     pub(super) fn submit(&mut self, lane: usize, pending: Pending) {
         let size = pending.message.size();
         if let Some(lane) = self.lanes.get_mut(lane) {

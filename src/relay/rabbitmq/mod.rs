@@ -9,8 +9,8 @@
 //! |---|---|
 //! | [`dialer`], [`connection`], [`state`] | connects, supervises, backs off; says how it is |
 //! | [`declarer`], [`known`] | declares queues, looks for exchanges |
-//! | [`publisher`], [`ledger`], [`outcome`], [`unroutable`] | publishes and keeps what is not confirmed |
-//! | [`consumer`], [`subscription`], [`stream`], [`pool`] | `/queue`, and topics with acks |
+//! | [`publisher`], [`ledger`], [`preparing`], [`outcome`], [`unroutable`] | publishes and keeps what is not confirmed |
+//! | [`consumer`], [`subscription`], [`acks`], [`stream`], [`pool`] | `/queue`, and topics with acks |
 //! | [`exclusives`], [`probe`] | queues that are one session's alone |
 //! | [`node_queue`], [`bindings`], [`handover`] | all other topic subscriptions |
 //! | [`exchange_queues`], [`bindings`] | all other subscriptions to exchanges |
@@ -19,6 +19,7 @@
 //! | [`metrics`], [`counters`] | what Prometheus is told |
 //! | [`topology`], [`properties`], [`values`], [`refusal`], [`recent`] | AMQP's words for ours |
 
+mod acks;
 mod bindings;
 mod connection;
 mod consumer;
@@ -37,6 +38,7 @@ mod nodes;
 mod outcome;
 mod parcels;
 mod pool;
+mod preparing;
 mod probe;
 mod properties;
 mod publisher;
@@ -224,14 +226,19 @@ impl RabbitMq {
         let consumers = Consumers::new(
             &shared,
             consume,
-            declarer,
+            declarer.clone(),
             recent.clone(),
             config.queue_deleted,
             exclusives,
         );
         let node_id = config.node_id;
-        let exchange_queues =
-            ExchangeQueues::spawn(&shared, node_keeper.clone(), node_id.clone(), recent.clone());
+        let exchange_queues = ExchangeQueues::spawn(
+            &shared,
+            node_keeper.clone(),
+            node_id.clone(),
+            declarer,
+            recent.clone(),
+        );
         let node_queue = NodeQueue::spawn(&shared, node_keeper.clone(), node_id.clone(), recent);
         Ok(Self {
             shared,

@@ -23,6 +23,7 @@ use tracing::warn;
 use super::bindings::{self, Bindings, Waiter};
 use super::connection::{Keeper, Link, Shared, Turns, random_name};
 use super::handover::Handover;
+use super::known::{DENIED, Refusals};
 use super::properties::{self, Incoming};
 use super::recent::Recent;
 use super::recovery::Missing;
@@ -52,6 +53,8 @@ pub(super) struct NodeQueue {
     topics: Topics,
     recent: Arc<Mutex<Recent>>,
     bindings: Mutex<Bindings<Topic>>,
+    /// Patterns that RabbitMQ did not bind lately.
+    denied: Mutex<Refusals<Arc<str>>>,
     wake: Notify,
     is_up: AtomicBool,
     /// Messages in the queue when RabbitMQ was asked last.
@@ -79,6 +82,7 @@ impl NodeQueue {
             topics: Topics::new(),
             recent,
             bindings: Mutex::new(Bindings::new(None)),
+            denied: Mutex::default(),
             wake: Notify::new(),
             is_up: AtomicBool::new(false),
             depth: AtomicUsize::new(0),
@@ -97,6 +101,9 @@ impl NodeQueue {
     ) -> Submit {
         if let Err(refusal) = topology::short(topic.key()) {
             return Submit::Refused(refusal);
+        }
+        if self.denied().holds(topic.key(), Instant::now()) {
+            return Submit::Refused(refusal::refused(403));
         }
         self.topics.subscribe(&topic, to, subscription);
         let waiter = Waiter { to: to.clone(), subscription, token };
@@ -131,7 +138,12 @@ impl NodeQueue {
         self.bindings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn denied(&self) -> MutexGuard<'_, Refusals<Arc<str>>> {
+        self.denied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn refuse(&self, topic: &Topic, refusal: &Refusal) {
+        self.denied().add(topic.key().clone(), DENIED, Instant::now());
         let refused = self.bindings().refused(topic, Instant::now());
         refused.tell(refusal, |session, subscription| {
             self.topics.unsubscribe(topic, session, subscription);
@@ -196,6 +208,8 @@ struct Attached<'a> {
     channel: Channel,
     /// It is bound here: RabbitMQ closes the channel where it denies a pattern.
     binder: Option<Channel>,
+    /// There may be more to unbind.
+    is_unbinding: bool,
 }
 
 impl Attached<'_> {
@@ -228,8 +242,16 @@ impl Attached<'_> {
                     }
                     None => return Ok(()),
                 },
-                () = node_queue.wake.notified() => self.bind().await?,
+                () = node_queue.wake.notified() => {
+                    self.bind().await?;
+                    if std::mem::take(&mut self.is_unbinding) {
+                        self.unbind().await?;
+                    }
+                }
                 _ = sweep.tick() => {
+                    if self.link.is_spent() {
+                        return Ok(());
+                    }
                     self.unbind().await?;
                     self.ask_depth().await?;
                 }
@@ -264,7 +286,7 @@ impl Attached<'_> {
                     }
                     Err(_) if refused.is_some() => self.node_queue.bindings().lost(topic),
                     Err(error) => {
-                        let code = self.denied(&error).ok_or(error)?;
+                        let code = self.denied_by(&error).ok_or(error)?;
                         refused = Some(topic);
                         self.node_queue.refuse(topic, &refusal::refused(code));
                     }
@@ -274,7 +296,7 @@ impl Attached<'_> {
     }
 
     /// Whether RabbitMQ closed the binder's channel over this one thing; the reply code.
-    fn denied(&mut self, error: &lapin::Error) -> Option<u16> {
+    fn denied_by(&mut self, error: &lapin::Error) -> Option<u16> {
         let Fault::Refused(code) = Fault::of(error) else { return None };
         warn!("RabbitMQ refuses to bind or unbind a topic: {error}");
         self.keeper.closed_channel(self.link);
@@ -289,18 +311,25 @@ impl Attached<'_> {
         }
     }
 
+    /// Unbinds some of what nobody uses any more; the rest soon, so that deliveries do not wait.
     async fn unbind(&mut self) -> lapin::Result<()> {
-        let expired = self.node_queue.bindings().expire(Instant::now());
-        for topic in expired {
-            let (queue, exchange) = (self.name.clone(), TOPIC_EXCHANGE.into());
-            let binder = self.binder().await?;
-            let unbind =
-                binder.queue_unbind(queue, exchange, key_of(&topic), FieldTable::default());
-            if let Err(error) = unbind.await {
-                // The binding stays, and what comes of it is for nobody.
-                self.denied(&error).ok_or(error)?;
-            }
+        let expired = self.node_queue.bindings().expire(Instant::now(), BINDS);
+        if expired.is_empty() {
+            return Ok(());
         }
+        let binder = self.binder().await?;
+        let unbinds = expired.iter().map(|topic| {
+            let (queue, exchange) = (self.name.clone(), TOPIC_EXCHANGE.into());
+            binder.queue_unbind(queue, exchange, key_of(topic), FieldTable::default())
+        });
+        for result in join_all(unbinds).await {
+            let Err(error) = result else { continue };
+            // The bindings stay, and what comes of them is for nobody.
+            self.denied_by(&error).ok_or(error)?;
+            break;
+        }
+        self.is_unbinding = true;
+        self.node_queue.wake.notify_one();
         Ok(())
     }
 
@@ -325,6 +354,8 @@ async fn run(node_queue: Arc<NodeQueue>, keeper: Arc<Keeper>) {
     let mut gap = None;
     while let Some(link) = turns.next().await {
         let result = link.answer(serve(&node_queue, &keeper, &link, &mut gap)).await;
+        // Who subscribes from now on waits.
+        node_queue.bindings().reset();
         if node_queue.is_up.swap(false, Ordering::Relaxed) {
             gap = Some((Instant::now(), shared.recovery.lost()));
             shared.counters.node_queue_gaps.add(1);
@@ -353,6 +384,7 @@ async fn serve(
     let tag = ShortString::from("stomp-relay.node");
     let options = BasicConsumeOptions { exclusive: true, ..Default::default() };
     let consumer = channel.basic_consume(name.clone(), tag, options, FieldTable::default()).await?;
-    let mut attached = Attached { node_queue, keeper, link, name, channel, binder: None };
+    let (binder, is_unbinding) = (None, false);
+    let mut attached = Attached { node_queue, keeper, link, name, channel, binder, is_unbinding };
     attached.run(consumer, gap).await
 }

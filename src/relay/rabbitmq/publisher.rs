@@ -5,7 +5,6 @@
 //! its channel opens another and goes on from there.
 
 use std::collections::HashMap;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
@@ -19,20 +18,21 @@ use tracing::warn;
 use ulid::Ulid;
 
 use super::connection::{Backoff, Keeper, Link, Shared};
-use super::declarer::{DeclareError, Declarer, Need};
+use super::declarer::{DeclareError, Declarer};
 use super::exclusives::Exclusives;
-use super::ledger::{Buffer, Ledger, Limits, Loss, Outgoing, Pending};
+use super::ledger::{Buffer, Ledger, Limits, Loss, Pending};
 use super::outcome::{Outcome, Publishing, barrier, publish, worst};
+use super::preparing::{Preparing, prepare, prepared};
 use super::properties;
 use super::refusal::{self, Fault};
 use super::state::Condition;
-use super::topology::{self, Goal};
+use super::topology;
 use super::{Unroutable, unroutable};
-use crate::destination::Destination;
+use crate::destination::{Destination, TOPIC_EXCHANGE};
 use crate::message::Message;
 use crate::relay::error::Refusal;
 use crate::relay::mailbox::{Event, Level, Mailbox, Submit, Token};
-use crate::relay::origin::{ConsumerArguments, Declaration, QueueOrigin};
+use crate::relay::origin::Declaration;
 
 const LANES: usize = 4;
 /// Messages in flight on a lane.
@@ -46,10 +46,10 @@ pub(super) struct Publisher {
     pub(super) shared: Arc<Shared>,
     keeper: Arc<Keeper>,
     pub(super) declarer: Arc<Declarer>,
-    exclusives: Arc<Exclusives>,
+    pub(super) exclusives: Arc<Exclusives>,
     unroutable: Unroutable,
     /// What a queue is where its sender says nothing.
-    queue: Arc<Declaration>,
+    pub(super) queue: Arc<Declaration>,
     ledger: Mutex<Ledger>,
     wakes: [Notify; LANES],
 }
@@ -202,8 +202,6 @@ async fn open(link: &Link) -> lapin::Result<Channel> {
     Ok(channel)
 }
 
-type Preparing = Pin<Box<dyn Future<Output = Result<(), DeclareError>> + Send>>;
-
 /// A lane while it has a channel.
 struct Lane<'a> {
     publisher: &'a Arc<Publisher>,
@@ -215,7 +213,6 @@ struct Lane<'a> {
     returned: HashMap<Ulid, u32>,
     /// RabbitMQ's reply code, where it closed the channel; whether it is about a routing key.
     code: Option<(u16, bool)>,
-    since: Instant,
     /// The number of the message that is next, while what it needs is made.
     preparing: Option<(u64, Preparing)>,
     /// The number of the message for which that is done.
@@ -233,7 +230,6 @@ impl<'a> Lane<'a> {
             in_flight,
             returned: HashMap::new(),
             code: None,
-            since: Instant::now(),
             preparing: None,
             prepared: None,
         }
@@ -244,13 +240,17 @@ impl<'a> Lane<'a> {
         let Some(wake) = self.publisher.wakes.get(self.number) else { return };
         loop {
             let recovery = &self.publisher.shared.recovery;
-            let held = recovery.hold(self.since, Instant::now());
-            if self.link.is_worn() {
+            let held = recovery.hold(self.link.since, Instant::now());
+            let blocked = self.link.is_blocked();
+            if self.link.is_alive() && self.publisher.keeper.has_another(self.link) {
                 if self.in_flight.is_empty() {
                     return;
                 }
-            } else if self.preparing.is_none() && held.is_none() {
+            } else if self.preparing.is_none() && held.is_none() && !blocked {
                 self.fill();
+            }
+            if self.is_clogged() {
+                return self.give_up().await;
             }
             let busy = !self.in_flight.is_empty();
             tokio::select! {
@@ -267,6 +267,7 @@ impl<'a> Lane<'a> {
                     }
                 }
                 () = recovery.over(held) => {}
+                () = self.link.unblocked(), if blocked => {}
                 () = gone(self.link, busy) => return self.lost(Loss::Connection),
                 () = wake.notified() => {}
             }
@@ -280,7 +281,7 @@ impl<'a> Lane<'a> {
             // Checked when it was submitted.
             let Ok(route) = topology::route(&next.message.destination) else { return };
             if self.prepared != Some(next.number)
-                && let Some(preparing) = self.prepare(&route.goal, &next)
+                && let Some(preparing) = prepare(self.publisher, &route.goal, &next)
             {
                 self.preparing = Some((next.number, preparing));
                 return;
@@ -292,43 +293,6 @@ impl<'a> Lane<'a> {
                 self.in_flight.push(publish(self.channel.clone(), route, next));
             }
         }
-    }
-
-    /// What is to be done before the message is published, where there is anything.
-    fn prepare(&self, goal: &Goal, next: &Outgoing) -> Option<Preparing> {
-        let declarer = self.publisher.declarer.clone();
-        let need = match goal {
-            Goal::Open => return None,
-            Goal::Exchange(exchange) if declarer.is_denied(exchange) => {
-                let refused = Err(DeclareError::Refused(refusal::refused(403)));
-                return Some(Box::pin(std::future::ready(refused)));
-            }
-            Goal::Exchange(exchange) => Need::Exchange(exchange.name.clone()),
-            Goal::Queue(queue) => {
-                let declare = next.declare.as_ref().unwrap_or(&self.publisher.queue);
-                let declare = Declaration::clone(declare);
-                let own = self.publisher.exclusives.declaration(next.from.session(), queue);
-                if declare.exclusive || own.is_some() {
-                    let exclusives = self.publisher.exclusives.clone();
-                    let (from, queue) = (next.from.clone(), queue.clone());
-                    return Some(Box::pin(async move {
-                        exclusives.declare(&from, &queue, own.as_ref().unwrap_or(&declare)).await
-                    }));
-                }
-                let (binding, consumer) = (None, ConsumerArguments::default());
-                let declare = Some(declare);
-                Need::Queue(Box::new(QueueOrigin {
-                    queue: queue.clone(),
-                    declare,
-                    binding,
-                    consumer,
-                }))
-            }
-        };
-        if declarer.knows(&need) {
-            return None;
-        }
-        Some(Box::pin(async move { declarer.get(need).await }))
     }
 
     /// What the next message needs is there, or it will not be.
@@ -453,6 +417,24 @@ impl<'a> Lane<'a> {
         }
     }
 
+    /// Messages that were refused, having waited too long, still wait for their confirms: a queue
+    /// may take none while the others do. They would leave no place for new ones.
+    fn is_clogged(&self) -> bool {
+        self.in_flight.len() > WINDOW / 2 && {
+            let known = self.publisher.ledger().in_flight(self.number);
+            self.in_flight.len().saturating_sub(known) > WINDOW / 2
+        }
+    }
+
+    /// Goes on with another channel. What has no answer is published again there.
+    async fn give_up(self) {
+        warn!(
+            "RabbitMQ leaves too many messages unconfirmed on a channel; the others go on another"
+        );
+        self.publisher.ledger().lost(self.number, Loss::Connection);
+        drop(self.link.answer(self.channel.close(200, "unconfirmed".into())).await);
+    }
+
     fn lost(&self, loss: Loss) {
         let declarer = &self.publisher.declarer;
         match loss {
@@ -471,22 +453,19 @@ impl<'a> Lane<'a> {
         let refusal = match (loss, self.code, &pending.message.destination) {
             (Loss::Channel, Some((code, only_key)), Destination::Exchange(exchange)) => {
                 if code == 403 {
-                    declarer.deny(exchange, only_key);
+                    declarer.deny(&exchange.name, &exchange.key, only_key);
                 }
                 refusal::of_exchange(code, &exchange.name)
+            }
+            (Loss::Channel, Some((403, only_key)), Destination::Topic(topic)) => {
+                declarer.deny(TOPIC_EXCHANGE, topic.key(), only_key);
+                refusal::refused(403)
             }
             (Loss::Channel, Some((code, _)), _) => refusal::refused(code),
             _ => refusal::not_accepted(),
         };
         self.publisher.refuse(&pending, refusal);
         self.publisher.wake_waiters();
-    }
-}
-
-async fn prepared(preparing: &mut Option<(u64, Preparing)>) -> Result<(), DeclareError> {
-    match preparing {
-        Some((_, prepare)) => prepare.await,
-        None => std::future::pending().await,
     }
 }
 

@@ -18,6 +18,7 @@ use lapin::{Channel, Consumer};
 use tracing::warn;
 
 use super::QueueDeleted;
+use super::acks::acks;
 use super::connection::{Backoff, Link};
 use super::consumer::{Consumers, Subscription, Unsubscribe};
 use super::declarer::{DeclareError, Need, declare_on};
@@ -35,6 +36,8 @@ use crate::relay::origin::{ConsumerArguments, Declaration, StreamOffset};
 /// What held for so long was no flicker; the next trouble starts from the shortest pause.
 const STABLE: Duration = Duration::from_secs(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// A queue that is gone each time before it can be consumed is given up.
+const MOST_GONE: u8 = 5;
 
 pub(super) struct Worker {
     consumers: Arc<Consumers>,
@@ -49,6 +52,8 @@ pub(super) struct Worker {
     /// The queue's name, once it has one.
     queue: Arc<str>,
     stream: StreamPosition,
+    /// How often the queue was gone before it could be consumed.
+    gone: u8,
 }
 
 /// A consumer on its channel.
@@ -100,16 +105,18 @@ impl Worker {
             next_tag: 1,
             queue,
             stream,
+            gone: 0,
         }
     }
 
     /// Whether the queue was ever there.
     pub(super) async fn run(mut self) -> bool {
         let mut was_there = false;
-        loop {
+        // A queue that was declared and has had no consumer does not go by itself.
+        let may_be_left = loop {
             let goes_on = match self.attach().await {
                 Attach::Attached(attached) => {
-                    self.missing = None;
+                    (self.missing, self.gone) = (None, 0);
                     was_there = true;
                     self.answer(Ok(Level::Confirmed));
                     self.name_reply_queue();
@@ -119,21 +126,38 @@ impl Worker {
                     self.refuse(refusal);
                     false
                 }
-                Attach::Ending => false,
+                Attach::Ending => break true,
                 Attach::Failed => true,
             };
-            if !goes_on || self.pause().await.is_err() {
-                break;
+            if !goes_on {
+                break false;
             }
-        }
-        // Whatever was asked last gets its answer.
+            if self.pause().await.is_err() {
+                break true;
+            }
+        };
+        // Whatever was asked last gets its answer; nothing is asked any more once it is forgotten.
         self.answer(Ok(Level::Confirmed));
+        self.consumers.forget(&self.subscription);
         let unsubscribe = self.subscription.inbox().unsubscribe.take();
+        if may_be_left {
+            self.leave_no_queue(unsubscribe.as_ref().is_some_and(|wish| wish.delete)).await;
+        }
         if let Some(Unsubscribe { token: Some(token), .. }) = unsubscribe {
             self.done(token, Ok(Level::Confirmed));
         }
-        self.consumers.forget(&self.subscription);
         was_there
+    }
+
+    /// The subscription ends while it has no consumer. `delete`: its queue goes in any case.
+    async fn leave_no_queue(&self, delete: bool) {
+        let Subscription { origin, is_exclusive, .. } = &*self.subscription;
+        let goes = delete || origin.declare.as_ref().is_some_and(|declare| declare.auto_delete);
+        if origin.binding.is_some() && goes && !is_exclusive {
+            let need = Need::Gone { queue: origin.queue.clone(), if_unused: !delete };
+            // One that others use is theirs now.
+            drop(self.consumers.declarer.get(need).await);
+        }
     }
 
     /// Waits a little before another try, unless all is well or there is none to be.
@@ -167,7 +191,7 @@ impl Worker {
             match declared {
                 Ok(()) => {}
                 Err(DeclareError::Refused(refusal)) => return Attach::Refused(refusal),
-                Err(DeclareError::Unavailable) => return Attach::Failed,
+                Err(DeclareError::Unavailable) => return self.unavailable(),
                 Err(DeclareError::Stopped) => return Attach::Ending,
             }
         }
@@ -190,7 +214,9 @@ impl Worker {
         match Fault::of(&error) {
             Fault::Refused(code) => {
                 self.seat.closed_channel(&link);
-                if code == 404 && known {
+                // It was there a moment ago: its last consumer went, or somebody deleted it.
+                self.gone += 1;
+                if code == 404 && (known || origin.declare.is_some()) && self.gone < MOST_GONE {
                     self.consumers.declarer.forget(&origin.queue);
                     return Attach::Failed;
                 }
@@ -203,10 +229,16 @@ impl Worker {
             Fault::Unavailable => {
                 self.seat.closed_channel(&link);
                 self.consumers.declarer.forget(&origin.queue);
-                Attach::Failed
+                self.unavailable()
             }
             Fault::Violation | Fault::Gone => Attach::Failed,
         }
+    }
+
+    /// The queue's node is away, nobody knows for how long. Publishing does not wait for that.
+    fn unavailable(&mut self) -> Attach {
+        self.missing = None;
+        Attach::Failed
     }
 
     async fn consume(&mut self, link: &Link) -> lapin::Result<(Channel, Consumer)> {
@@ -230,9 +262,9 @@ impl Worker {
     }
 
     /// As they were asked for; of a stream, after an outage, from where its reader has got to.
-    fn consumer_arguments(&self) -> ConsumerArguments {
+    fn consumer_arguments(&mut self) -> ConsumerArguments {
         let mut arguments = self.subscription.origin.consumer.clone();
-        if let Some(offset) = self.stream.next() {
+        if let Some(offset) = self.stream.restart() {
             arguments.stream_offset = Some(StreamOffset::Offset(offset));
         }
         arguments
@@ -339,13 +371,11 @@ impl Worker {
         let tag = self.next_tag;
         self.next_tag += 1;
         attached.out.insert(tag, delivery_tag);
-        if let Some(offset) = stream_offset {
-            self.stream.delivered(tag, offset);
-        }
+        let is_again = stream_offset.is_some_and(|offset| self.stream.delivered(tag, offset));
         subscription.to.push(Entry::Own(Box::new(Delivery {
             message: Arc::new(message),
             subscription: subscription.number,
-            redelivered: redelivered || republished,
+            redelivered: redelivered || republished || is_again,
             source: mailbox::Source::Queue { queue: self.queue.clone(), tag },
         })))
     }
@@ -459,22 +489,6 @@ impl Worker {
     }
 }
 
-/// The AMQP acks for our tags, and whether each is for all before it too. One is enough where
-/// everything up to the highest is acked.
-fn acks(out: &mut BTreeMap<u64, u64>, acked: &BTreeSet<u64>) -> Vec<(u64, bool)> {
-    let known: Vec<(u64, u64)> =
-        acked.iter().filter_map(|tag| Some((*tag, *out.get(tag)?))).collect();
-    let Some((highest, amqp)) = known.last().copied() else { return Vec::new() };
-    let all = out.range(..=highest).count() == known.len();
-    for (tag, _) in &known {
-        out.remove(tag);
-    }
-    if all && known.len() > 1 {
-        return vec![(amqp, true)];
-    }
-    known.into_iter().map(|(_, amqp)| (amqp, false)).collect()
-}
-
 /// The next delivery, or the end of the stream or the connection.
 async fn next(attached: &mut Attached) -> Option<lapin::Result<AmqpDelivery>> {
     let Attached { link, consumer, .. } = attached;
@@ -486,33 +500,5 @@ async fn close(attached: &Attached) {
     let Attached { link, channel, .. } = attached;
     if channel.status().connected() {
         drop(link.answer(channel.close(200, ShortString::from("done"))).await);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_ack_where_one_is_enough() {
-        // Deliveries 1 to 5 are out; RabbitMQ's tags are ten times ours.
-        type Case<'a> = (&'a [u64], &'a [(u64, bool)]);
-        let cases: [Case<'_>; 8] = [
-            (&[], &[]),
-            (&[1], &[(10, false)]),
-            (&[1, 2, 3], &[(30, true)]),
-            (&[3, 1, 2], &[(30, true)]),
-            (&[2, 3], &[(20, false), (30, false)]),
-            (&[1, 3], &[(10, false), (30, false)]),
-            (&[1, 2, 3, 4, 5, 99], &[(50, true)]),
-            (&[0, 99], &[]),
-        ];
-        for (acked, expected) in cases {
-            let mut out: BTreeMap<u64, u64> = (1..=5).map(|tag| (tag, tag * 10)).collect();
-            let acked: BTreeSet<u64> = acked.iter().copied().collect();
-            assert_eq!(acks(&mut out, &acked), expected, "{acked:?}");
-            assert!(acked.iter().all(|tag| !out.contains_key(tag)));
-            assert_eq!(out.len(), 5 - acked.iter().filter(|tag| (1..=5).contains(*tag)).count());
-        }
     }
 }

@@ -267,6 +267,7 @@ async fn a_stream_goes_on_where_its_reader_was_when_the_connection_broke() {
     ctl(&["close_all_connections", "--vhost", VHOST, "the test"]).await;
     let again = client.messages(10).await;
     assert_eq!(bodies(&again), numbers(4..14));
+    assert!(again.iter().all(|message| message.get("redelivered") == Some("true")), "{again:?}");
     for message in &again {
         settle(&mut client, "ACK", message).await;
     }

@@ -13,7 +13,7 @@ use system_tests::relay::{Relay, Setup};
 use system_tests::stomp_client::{Client, Frame};
 
 use crate::support::{
-    assert_distinct_x_ids, blocking, bodies, numbered, pull_unread, shared_rabbitmq,
+    Vhost, assert_distinct_x_ids, blocking, bodies, numbered, pull_unread, shared_rabbitmq,
 };
 
 const TO_BOB: &str = "/user/bob/queue/x";
@@ -417,15 +417,9 @@ async fn rabbitmq_between_two_nodes_goes_and_comes_back() {
 /// connection.
 #[tokio::test]
 async fn connections_that_break_lose_nothing() {
-    const VHOST: &str = "broken";
     let rabbit = shared_rabbitmq().await;
-    let ctl = async |args: &'static [&'static str]| {
-        let server = rabbit.clone();
-        blocking(move || server.ctl(args).unwrap()).await
-    };
-    ctl(&["add_vhost", VHOST]).await;
-    ctl(&["set_permissions", "-p", VHOST, "guest", ".*", ".*", ".*"]).await;
-    let url = rabbit.amqp_url.replace("%2f", VHOST);
+    let vhost = Vhost::new(&rabbit, "broken").await;
+    let url = vhost.url();
     let server = rabbit.clone();
     let config = "relay.outage.time = \"3m\"\nlimits.unread_messages = 100000";
     let pair = blocking(move || Pair::start_now(server, &url, config)).await;
@@ -458,7 +452,7 @@ async fn connections_that_break_lose_nothing() {
             assert!(Instant::now() < deadline, "nothing comes through");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        ctl(&["close_all_connections", "--vhost", VHOST, "the test"]).await;
+        vhost.close_connections().await;
     }
     pair.a.ready().await;
     pair.b.ready().await;
@@ -477,5 +471,5 @@ async fn connections_that_break_lose_nothing() {
     assert!(missing.is_empty(), "{missing:?}");
     assert!(live > 300 && !bob.is_closed());
     drop(pair);
-    ctl(&["delete_vhost", VHOST]).await;
+    vhost.delete().await;
 }

@@ -10,7 +10,7 @@ use system_tests::stomp_client::{Client, Wire};
 
 use crate::amqp::Amqp;
 use crate::support::{
-    blocking, bodies, forgiving, listed, refusal, settle, shared_rabbitmq, until, version,
+    Vhost, bodies, forgiving, listed, refusal, settle, shared_rabbitmq, until, version,
 };
 
 /// Headers, and how RabbitMQ lists the queue: durable, auto-delete, arguments. The plugin makes
@@ -240,15 +240,9 @@ async fn a_stream_is_read_from_where_its_reader_says() {
 /// on.
 #[tokio::test]
 async fn a_stream_goes_on_where_its_reader_was_when_the_connection_broke() {
-    const VHOST: &str = "resumed";
     let rabbit = shared_rabbitmq().await;
-    let ctl = async |args: &'static [&'static str]| {
-        let server = rabbit.clone();
-        blocking(move || server.ctl(args).unwrap()).await
-    };
-    ctl(&["add_vhost", VHOST]).await;
-    ctl(&["set_permissions", "-p", VHOST, "guest", ".*", ".*", ".*"]).await;
-    let relay = Setup::new().broker(&rabbit.amqp_url.replace("%2f", VHOST)).start();
+    let vhost = Vhost::new(&rabbit, "resumed").await;
+    let relay = Setup::new().broker(&vhost.url()).start();
     let mut client = Client::websocket(relay.http_address(), "alice").await;
     let stream = ("x-queue-type", "stream");
     for number in 0..30 {
@@ -264,7 +258,7 @@ async fn a_stream_goes_on_where_its_reader_was_when_the_connection_broke() {
     }
     assert_eq!(bodies(&client.messages(4).await), numbers(10..14));
 
-    ctl(&["close_all_connections", "--vhost", VHOST, "the test"]).await;
+    vhost.close_connections().await;
     let again = client.messages(10).await;
     assert_eq!(bodies(&again), numbers(4..14));
     assert!(again.iter().all(|message| message.get("redelivered") == Some("true")), "{again:?}");
@@ -277,7 +271,7 @@ async fn a_stream_goes_on_where_its_reader_was_when_the_connection_broke() {
     // Whoever has read all goes on with what is new.
     client.subscribe("all", "/queue/stream.resumed", &[stream, first]).await;
     assert_eq!(bodies(&client.messages(30).await), numbers(0..30));
-    ctl(&["close_all_connections", "--vhost", VHOST, "the test"]).await;
+    vhost.close_connections().await;
     client.send("/queue/stream.resumed", &[stream], "30").await;
     assert_eq!(client.message().await.text(), "30");
 }

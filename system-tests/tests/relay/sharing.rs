@@ -10,7 +10,7 @@ use system_tests::stomp_client::Client;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{blocking, shared_rabbitmq};
+use crate::support::{Vhost, blocking, shared_rabbitmq};
 
 const VHOST: &str = "sharing";
 const ALL: &str = "/topic/shared.all";
@@ -70,8 +70,7 @@ async fn relay(rabbit: &RabbitMqServer) -> Relay {
 async fn rabbitmqs_cost_does_not_grow_with_sessions() {
     let (count, topics) = size();
     let rabbit = shared_rabbitmq().await;
-    rabbit.ctl(&["add_vhost", VHOST]).unwrap();
-    rabbit.ctl(&["set_permissions", "-p", VHOST, "guest", ".*", ".*", ".*"]).unwrap();
+    let vhost = Vhost::new(&rabbit, VHOST).await;
     let first = relay(&rabbit).await;
     let began = Instant::now();
     let wanted = (0..count).map(|number| {
@@ -121,5 +120,5 @@ async fn rabbitmqs_cost_does_not_grow_with_sessions() {
     }
     assert_eq!(counts(), [[1.0, 1.0], [0.0, 1.0]]);
     drop((held, there, first, second));
-    rabbit.ctl(&["delete_vhost", VHOST]).unwrap();
+    vhost.delete().await;
 }

@@ -122,3 +122,35 @@ pub(crate) async fn version(rabbit: &Arc<RabbitMqServer>) -> (u32, u32) {
     let mut parts = version.trim().split('.').map(|part| part.parse().unwrap());
     (parts.next().unwrap(), parts.next().unwrap())
 }
+
+/// A virtual host of a test's own, so that its connections can be broken and nobody else's.
+pub(crate) struct Vhost {
+    rabbit: Arc<RabbitMqServer>,
+    name: &'static str,
+}
+
+impl Vhost {
+    pub(crate) async fn new(rabbit: &Arc<RabbitMqServer>, name: &'static str) -> Self {
+        let vhost = Self { rabbit: rabbit.clone(), name };
+        vhost.ctl(vec!["add_vhost", name]).await;
+        vhost.ctl(vec!["set_permissions", "-p", name, "guest", ".*", ".*", ".*"]).await;
+        vhost
+    }
+
+    pub(crate) fn url(&self) -> String {
+        self.rabbit.amqp_url.replace("%2f", self.name)
+    }
+
+    pub(crate) async fn close_connections(&self) {
+        self.ctl(vec!["close_all_connections", "--vhost", self.name, "the test"]).await;
+    }
+
+    pub(crate) async fn delete(self) {
+        self.ctl(vec!["delete_vhost", self.name]).await;
+    }
+
+    async fn ctl(&self, args: Vec<&'static str>) {
+        let rabbit = self.rabbit.clone();
+        blocking(move || rabbit.ctl(&args).unwrap()).await;
+    }
+}

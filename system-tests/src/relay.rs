@@ -37,6 +37,7 @@ pub struct Setup {
     store: Option<String>,
     config: String,
     log_level: Option<String>,
+    workers: Option<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +86,13 @@ impl Setup {
     #[must_use]
     pub fn log_level(mut self, level: &str) -> Self {
         self.log_level = Some(level.to_owned());
+        self
+    }
+
+    /// `TOKIO_WORKER_THREADS`: so many threads instead of one for each core.
+    #[must_use]
+    pub fn workers(mut self, workers: usize) -> Self {
+        self.workers = Some(workers);
         self
     }
 
@@ -304,6 +312,9 @@ fn launch(folder: &Path, setup: &Setup, run: usize) -> (Child, Addresses) {
     }
     if let Some(level) = &setup.log_level {
         command.env("STOMP_RELAY_LOG", level);
+    }
+    if let Some(workers) = setup.workers {
+        command.env("TOKIO_WORKER_THREADS", workers.to_string());
     }
     let mut child = command.spawn().unwrap();
     let end = Instant::now() + PATIENCE;

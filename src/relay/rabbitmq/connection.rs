@@ -229,11 +229,6 @@ impl Keeper {
         }
     }
 
-    /// The connection, where it is there now.
-    pub(super) fn current(&self) -> Option<Arc<Link>> {
-        self.current.borrow().clone().filter(|link| link.is_alive())
-    }
-
     /// RabbitMQ closed a channel of that connection.
     pub(super) fn closed_channel(&self, link: &Link) {
         self.shared.counters.closed_channels.add(1);

@@ -245,11 +245,6 @@ impl Keeper {
         }
     }
 
-    /// The connection, where it is there now.
-    pub(super) fn current(&self) -> Option<Arc<Link>> {
-        self.current.borrow().clone().filter(|link| link.is_alive())
-    }
-
     /// Whether there is another one by now.
     pub(super) fn has_another(&self, link: &Link) -> bool {
         let current = self.current.borrow();

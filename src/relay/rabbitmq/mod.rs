@@ -10,7 +10,7 @@
 //! | [`dialer`], [`connection`], [`state`] | connects, supervises, backs off; says how it is |
 //! | [`declarer`], [`known`] | declares queues, looks for exchanges |
 //! | [`publisher`], [`ledger`], [`preparing`], [`outcome`], [`unroutable`] | publishes and keeps what is not confirmed |
-//! | [`consumer`], [`subscription`], [`acks`], [`stream`], [`pool`] | `/queue`, and topics with acks |
+//! | [`consumer`], [`subscription`], [`attached`], [`acks`], [`stream`], [`pool`] | `/queue`, and topics with acks |
 //! | [`exclusives`], [`probe`] | queues that are one session's alone |
 //! | [`node_queue`], [`bindings`], [`handover`] | all other topic subscriptions |
 //! | [`exchange_queues`], [`bindings`] | all other subscriptions to exchanges |
@@ -20,6 +20,7 @@
 //! | [`topology`], [`properties`], [`values`], [`refusal`], [`recent`] | AMQP's words for ours |
 
 mod acks;
+mod attached;
 mod bindings;
 mod connection;
 mod consumer;

@@ -7,6 +7,8 @@ use super::connection::{Keeper, Link, Shared};
 /// lapin looks at every channel of a connection for each frame it writes, and one connection's
 /// end should not be everybody's.
 const CHANNELS: usize = 250;
+/// RabbitMQ takes 2,047 on a connection, of which closed ones spoil some.
+const MOST_CHANNELS: usize = 1_400;
 
 #[derive(Debug)]
 pub(super) struct Pool {
@@ -28,6 +30,32 @@ struct Slot {
 pub(super) struct Seat {
     pool: Arc<Pool>,
     keeper: Arc<Keeper>,
+    home: Option<Arc<Home>>,
+}
+
+/// The connection that seats beside each other keep while it lives, also where the keeper has
+/// another one for those who come new: what is there is theirs on this one only.
+#[derive(Debug, Default)]
+struct Home(Mutex<Option<Arc<Link>>>);
+
+impl Home {
+    fn link(&self) -> Option<Arc<Link>> {
+        self.lock().clone().filter(|link| link.is_alive())
+    }
+
+    /// Whoever comes first says which it is.
+    fn settle(&self, new: Arc<Link>) -> Arc<Link> {
+        let mut link = self.lock();
+        if let Some(link) = link.as_ref().filter(|link| link.is_alive()) {
+            return link.clone();
+        }
+        *link = Some(new.clone());
+        new
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Arc<Link>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Pool {
@@ -60,7 +88,14 @@ impl Pool {
                 keeper
             }
         };
-        Seat { pool: self.clone(), keeper }
+        Seat { pool: self.clone(), keeper, home: None }
+    }
+
+    /// The same for somebody whose seats keep to one connection.
+    pub(super) fn home(self: &Arc<Self>) -> Seat {
+        let mut seat = self.seat();
+        seat.home = Some(Arc::default());
+        seat
     }
 
     fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
@@ -71,21 +106,37 @@ impl Pool {
 impl Seat {
     /// The connection, waiting until it is there. `None` at the end.
     pub(super) async fn link(&self) -> Option<Arc<Link>> {
-        self.keeper.link().await
+        let Some(home) = &self.home else { return self.keeper.link().await };
+        match home.link() {
+            Some(link) => Some(link),
+            None => Some(home.settle(self.keeper.link().await?)),
+        }
     }
 
-    /// The connection, where it is there now.
-    pub(super) fn current(&self) -> Option<Arc<Link>> {
-        self.keeper.current()
+    /// The connection that it has kept to, where that is still there.
+    pub(super) fn kept(&self) -> Option<Arc<Link>> {
+        self.home.as_ref()?.link()
     }
 
-    /// Another one on the same connection, however many it has.
-    pub(super) fn beside(&self) -> Self {
+    /// Another one on the same connection. `None` where that has too many.
+    pub(super) fn beside(&self) -> Option<Self> {
         let mut slots = self.pool.slots();
         if let Some(slot) = slots.iter_mut().find(|slot| Arc::ptr_eq(&slot.keeper, &self.keeper)) {
+            if slot.seats >= MOST_CHANNELS {
+                return None;
+            }
             slot.seats += 1;
         }
-        Self { pool: self.pool.clone(), keeper: self.keeper.clone() }
+        let (pool, keeper, home) = (self.pool.clone(), self.keeper.clone(), self.home.clone());
+        Some(Self { pool, keeper, home })
+    }
+
+    /// Whether somebody who has nothing there yet should look for another connection.
+    pub(super) fn is_spent(&self) -> bool {
+        let slots = self.pool.slots();
+        let slot = slots.iter().find(|slot| Arc::ptr_eq(&slot.keeper, &self.keeper));
+        slot.is_some_and(|slot| slot.seats > CHANNELS)
+            || self.kept().is_some_and(|link| self.keeper.has_another(&link))
     }
 
     /// RabbitMQ closed a channel of that connection.

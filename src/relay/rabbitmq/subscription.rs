@@ -19,6 +19,7 @@ use tracing::warn;
 
 use super::QueueDeleted;
 use super::acks::acks;
+use super::attached::Attached;
 use super::connection::{Backoff, Link};
 use super::consumer::{Consumers, Subscription, Unsubscribe};
 use super::declarer::{DeclareError, Need, declare_on};
@@ -54,17 +55,6 @@ pub(super) struct Worker {
     stream: StreamPosition,
     /// How often the queue was gone before it could be consumed.
     gone: u8,
-}
-
-/// A consumer on its channel.
-struct Attached {
-    link: Arc<Link>,
-    channel: Channel,
-    consumer: Consumer,
-    /// Our tags of deliveries that are out, and RabbitMQ's. Ours are never used twice, so that
-    /// one from before an outage means nothing after it.
-    out: BTreeMap<u64, u64>,
-    since: Instant,
 }
 
 enum Attach {
@@ -288,7 +278,7 @@ impl Worker {
             }
             End::QueueGone => {
                 self.consumers.declarer.forget(&self.subscription.origin.queue);
-                close(&attached).await;
+                attached.close().await;
                 match self.consumers.queue_deleted {
                     QueueDeleted::Redeclare => true,
                     QueueDeleted::Refuse => {
@@ -322,7 +312,7 @@ impl Worker {
                 biased;
                 () = self.consumers.shared.stop.cancelled() => return End::Wanted,
                 () = self.subscription.woken() => {}
-                delivery = next(attached) => match delivery {
+                delivery = attached.next() => match delivery {
                     Some(Ok(delivery)) => {
                         if self.hand_over(delivery, attached).await.is_err() {
                             return End::Wanted;
@@ -434,7 +424,7 @@ impl Worker {
                 self.settle_rest(&mut attached).await;
             }
         }
-        close(&attached).await;
+        attached.close().await;
     }
 
     async fn settle_rest(&mut self, attached: &mut Attached) {
@@ -486,19 +476,5 @@ impl Worker {
 
     fn done(&self, token: Token, result: Result<Level, Refusal>) {
         self.subscription.to.event(Event::Done { token, result });
-    }
-}
-
-/// The next delivery, or the end of the stream or the connection.
-async fn next(attached: &mut Attached) -> Option<lapin::Result<AmqpDelivery>> {
-    let Attached { link, consumer, .. } = attached;
-    link.answer(async { Ok(consumer.next().await) }).await.unwrap_or_else(|error| Some(Err(error)))
-}
-
-/// What is not settled goes back into the queue.
-async fn close(attached: &Attached) {
-    let Attached { link, channel, .. } = attached;
-    if channel.status().connected() {
-        drop(link.answer(channel.close(200, ShortString::from("done"))).await);
     }
 }

@@ -374,3 +374,61 @@ async fn queues_are_quorum_queues_where_the_config_says_so() {
     let messages = client.messages(2).await;
     assert_eq!(bodies(&messages), ["x", "y"]);
 }
+
+/// The connection that sessions share for their exclusive queues is replaced once RabbitMQ has
+/// closed 500 channels of it. Who has a queue there keeps it.
+#[tokio::test]
+async fn an_exclusive_queue_outlives_the_refusals_of_others() {
+    let rabbit = shared_rabbitmq().await;
+    let relay = forgiving(&rabbit).start();
+    let mut alice = Client::websocket(relay.http_address(), "alice").await;
+    let mut bob = Client::websocket(relay.http_address(), "bob").await;
+    for client in [&mut alice, &mut bob] {
+        client.subscribe("errors", "/user/queue/errors", &[]).await;
+    }
+    let exclusive = [("exclusive", "true")];
+    for (queue, body) in [("/queue/kept.a", "a"), ("/queue/kept.b", "b")] {
+        assert_eq!(alice.send(queue, &exclusive, body).await, "confirmed");
+    }
+    let each = [("ack", "client-individual")];
+    alice.subscribe("b", "/queue/kept.b", &each).await;
+    let b = alice.message().await;
+
+    // Another program's.
+    let amqp = Amqp::connect(&rabbit).await;
+    let options = QueueDeclareOptions { exclusive: true, ..Default::default() };
+    let declare = amqp.channel.queue_declare("kept.other".into(), options, FieldTable::default());
+    declare.await.unwrap();
+    for _ in 0..510 {
+        bob.send_later("/queue/kept.other", &exclusive, "x").await;
+        assert_eq!(refusal(&mut bob).await, ("denied".into(), "resource_locked".into()));
+    }
+    let closed = relay.metric("stomp_relay_rabbitmq_closed_channels_total");
+    assert!(closed > 509.5, "RabbitMQ was asked {closed} times only");
+
+    settle(&mut alice, "ACK", &b).await;
+    for (queue, body) in [("/queue/kept.b", "b again"), ("/queue/kept.a", "a again")] {
+        assert_eq!(alice.send(queue, &exclusive, body).await, "confirmed");
+    }
+    let b = alice.message().await;
+    assert_eq!((b.text(), b.get("redelivered")), ("b again", Some("false")));
+    settle(&mut alice, "ACK", &b).await;
+    alice.subscribe("a", "/queue/kept.a", &[]).await;
+    assert_eq!(bodies(&alice.messages(2).await), ["a", "a again"]);
+    // At the session's end they are free.
+    drop(alice);
+    let end = Instant::now() + PATIENCE;
+    for queue in ["/queue/kept.a", "/queue/kept.b"] {
+        while !is_taken(&mut bob, queue, &exclusive).await {
+            assert!(Instant::now() < end, "{queue} is still another's");
+        }
+    }
+    // Two are bob's now.
+    for number in 2..200 {
+        let queue = format!("/queue/kept.{number}");
+        assert_eq!(bob.send(&queue, &exclusive, "x").await, "confirmed");
+    }
+    bob.send_later("/queue/kept.more", &exclusive, "x").await;
+    assert_eq!(refusal(&mut bob).await.0, "limit");
+    assert_eq!(bob.send("/queue/kept.2", &exclusive, "y").await, "confirmed");
+}

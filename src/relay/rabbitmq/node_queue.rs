@@ -220,7 +220,7 @@ impl Attached<'_> {
         gap: &mut Option<(Instant, Missing)>,
     ) -> lapin::Result<()> {
         let node_queue = self.node_queue;
-        self.bind().await?;
+        while self.bind().await? {}
         node_queue.is_up.store(true, Ordering::Relaxed);
         node_queue.shared.state.refuse(REFUSED, None);
         if let Some((since, _)) = gap.take() {
@@ -243,7 +243,10 @@ impl Attached<'_> {
                     None => return Ok(()),
                 },
                 () = node_queue.wake.notified() => {
-                    self.bind().await?;
+                    // A part at a time, so that deliveries do not wait for thousands.
+                    if self.bind().await? {
+                        node_queue.wake.notify_one();
+                    }
                     if std::mem::take(&mut self.is_unbinding) {
                         self.unbind().await?;
                     }
@@ -259,40 +262,39 @@ impl Attached<'_> {
         }
     }
 
-    /// Binds what is wanted and not bound yet.
-    async fn bind(&mut self) -> lapin::Result<()> {
-        loop {
-            let wanted: Vec<_> = {
-                let mut bindings = self.node_queue.bindings();
-                std::iter::from_fn(|| bindings.next_wanted()).take(BINDS).collect()
-            };
-            if wanted.is_empty() {
-                return Ok(());
-            }
-            let binder = self.binder().await?;
-            let binds = wanted.iter().map(|topic| {
-                let (queue, exchange) = (self.name.clone(), TOPIC_EXCHANGE.into());
-                let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
-                binder.queue_bind(queue, exchange, key_of(topic), options, arguments)
-            });
-            // Answered in this order, so the first that fails is the one that was refused.
-            let results = join_all(binds).await;
-            let mut refused = None;
-            for (topic, result) in wanted.iter().zip(results) {
-                match result {
-                    Ok(()) => {
-                        let waiters = self.node_queue.bindings().bound(topic, Instant::now());
-                        bindings::confirm(waiters);
-                    }
-                    Err(_) if refused.is_some() => self.node_queue.bindings().lost(topic),
-                    Err(error) => {
-                        let code = self.denied_by(&error).ok_or(error)?;
-                        refused = Some(topic);
-                        self.node_queue.refuse(topic, &refusal::refused(code));
-                    }
+    /// Binds some of what is wanted and not bound yet. Whether there may be more.
+    async fn bind(&mut self) -> lapin::Result<bool> {
+        let wanted: Vec<_> = {
+            let mut bindings = self.node_queue.bindings();
+            std::iter::from_fn(|| bindings.next_wanted()).take(BINDS).collect()
+        };
+        if wanted.is_empty() {
+            return Ok(false);
+        }
+        let binder = self.binder().await?;
+        let binds = wanted.iter().map(|topic| {
+            let (queue, exchange) = (self.name.clone(), TOPIC_EXCHANGE.into());
+            let (options, arguments) = (QueueBindOptions::default(), FieldTable::default());
+            binder.queue_bind(queue, exchange, key_of(topic), options, arguments)
+        });
+        // Answered in this order, so the first that fails is the one that was refused.
+        let results = join_all(binds).await;
+        let mut refused = None;
+        for (topic, result) in wanted.iter().zip(results) {
+            match result {
+                Ok(()) => {
+                    let waiters = self.node_queue.bindings().bound(topic, Instant::now());
+                    bindings::confirm(waiters);
+                }
+                Err(_) if refused.is_some() => self.node_queue.bindings().lost(topic),
+                Err(error) => {
+                    let code = self.denied_by(&error).ok_or(error)?;
+                    refused = Some(topic);
+                    self.node_queue.refuse(topic, &refusal::refused(code));
                 }
             }
         }
+        Ok(true)
     }
 
     /// Whether RabbitMQ closed the binder's channel over this one thing; the reply code.

@@ -37,6 +37,8 @@ use crate::relay::origin::Declaration;
 const LANES: usize = 4;
 /// Messages in flight on a lane.
 const WINDOW: usize = 1_024;
+/// Before a message goes again that RabbitMQ did not take: a queue that ends takes a moment to.
+const NACK_PAUSE: Duration = Duration::from_millis(15);
 /// How often is looked for messages that have waited too long.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -217,6 +219,8 @@ struct Lane<'a> {
     preparing: Option<(u64, Preparing)>,
     /// The number of the message for which that is done.
     prepared: Option<u64>,
+    /// Nothing is published before: RabbitMQ did not take something a moment ago.
+    pause: Option<tokio::time::Instant>,
 }
 
 impl<'a> Lane<'a> {
@@ -232,6 +236,7 @@ impl<'a> Lane<'a> {
             code: None,
             preparing: None,
             prepared: None,
+            pause: None,
         }
     }
 
@@ -246,7 +251,8 @@ impl<'a> Lane<'a> {
                 if self.in_flight.is_empty() {
                     return;
                 }
-            } else if self.preparing.is_none() && held.is_none() && !blocked {
+            } else if self.preparing.is_none() && held.is_none() && !blocked && self.pause.is_none()
+            {
                 self.fill();
             }
             if self.is_clogged() {
@@ -268,6 +274,7 @@ impl<'a> Lane<'a> {
                 }
                 () = recovery.over(held) => {}
                 () = self.link.unblocked(), if blocked => {}
+                () = over(self.pause), if self.pause.is_some() => self.pause = None,
                 () = gone(self.link, busy) => return self.lost(Loss::Connection),
                 () = wake.notified() => {}
             }
@@ -366,8 +373,11 @@ impl<'a> Lane<'a> {
                 }
             }
         }
-        for pending in &self.publisher.ledger().nacked(self.number, &nacked) {
-            self.publisher.refuse(pending, refusal::not_accepted());
+        if !nacked.is_empty() {
+            self.pause = Some(tokio::time::Instant::now() + NACK_PAUSE);
+            for pending in &self.publisher.ledger().nacked(self.number, &nacked) {
+                self.publisher.refuse(pending, refusal::not_accepted());
+            }
         }
         self.unroutable(&unroutable);
         self.publisher.wake_waiters();
@@ -466,6 +476,12 @@ impl<'a> Lane<'a> {
         };
         self.publisher.refuse(&pending, refusal);
         self.publisher.wake_waiters();
+    }
+}
+
+async fn over(pause: Option<tokio::time::Instant>) {
+    if let Some(until) = pause {
+        tokio::time::sleep_until(until).await;
     }
 }
 

@@ -1,5 +1,7 @@
 //! An AMQP client of RabbitMQ, as other programs than the relay are.
 
+use std::time::{Duration, Instant};
+
 use lapin::options::{
     BasicConsumeOptions, BasicPublishOptions, ConfirmSelectOptions, ExchangeDeclareOptions,
     ExchangeDeleteOptions, QueueBindOptions, QueueDeclareOptions,
@@ -9,6 +11,7 @@ use lapin::{
     BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, Consumer,
     ExchangeKind,
 };
+use system_tests::PATIENCE;
 use system_tests::rabbitmq::RabbitMqServer;
 
 pub(crate) struct Amqp {
@@ -51,8 +54,10 @@ impl Amqp {
             publish.await.unwrap().await.unwrap()
         };
         let mut confirmation = confirm().await;
-        if let Confirmation::Nack(None) = confirmation {
-            // From 4.0 on RabbitMQ says so where a queue ends just then, as of who unsubscribed.
+        let deadline = Instant::now() + PATIENCE;
+        while matches!(confirmation, Confirmation::Nack(None)) && Instant::now() < deadline {
+            // From 4.0 on RabbitMQ says so while a queue ends, as of who unsubscribed.
+            tokio::time::sleep(Duration::from_millis(10)).await;
             confirmation = confirm().await;
         }
         assert!(matches!(confirmation, Confirmation::Ack(None)), "{confirmation:?}");

@@ -650,6 +650,30 @@ async fn a_full_queue_is_an_outage_for_its_senders_alone() {
     broker.shutdown(Duration::from_secs(5)).await;
 }
 
+/// What a session acked counts, however soon after it the session ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn acks_right_before_the_end_count() {
+    let server = RabbitMqServer::shared().unwrap();
+    let broker = start(&server, "last-acks").await;
+    for number in 1..=100 {
+        let mut session = Session::new(&broker, number);
+        session.subscribe(1, "/queue/last.acks", AckMode::ClientIndividual, 10).await;
+        let tokens: Vec<u64> =
+            (0..4).map(|_| session.publish(message("/queue/last.acks", &[], "x"))).collect();
+        for token in tokens {
+            session.done(token).await.unwrap();
+        }
+        for _ in 0..4 {
+            let got = session.message().await;
+            assert!(!got.redelivered, "an ack of the session before {number} was lost");
+            session.settle(&got, Settlement::Ack);
+        }
+        broker.session_ended(&session.mailbox);
+    }
+    until("all are acked", || depth(&server, "last.acks") == Some((0, 0))).await;
+    broker.shutdown(Duration::from_secs(5)).await;
+}
+
 /// A queue that never had a consumer does not go by itself, and would fill for ever.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_goes_while_it_subscribes_leaves_no_queue() {

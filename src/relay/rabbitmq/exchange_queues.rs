@@ -264,8 +264,9 @@ impl Attached<'_> {
         self.asking = None;
         self.drop_unused(exchange).await?;
         match code {
+            403 => self.queues.denied().add(exchange.clone(), DENIED, Instant::now()),
             404 => self.queues.declarer.forget_exchanges(),
-            _ => self.queues.denied().add(exchange.clone(), DENIED, Instant::now()),
+            _ => {}
         }
         self.queues.refuse(exchange, &refusal::of_exchange(code, &exchange.name));
         Ok(())

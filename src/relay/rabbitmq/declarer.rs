@@ -169,13 +169,29 @@ struct Desk {
     shared: Arc<Shared>,
     keeper: Keeper,
     known: Arc<Mutex<Known>>,
-    /// Queues that RabbitMQ has not answered for yet, and who else asks for them.
-    slow: Mutex<HashMap<Arc<str>, Vec<Request>>>,
+    /// Queues that RabbitMQ has not answered for yet.
+    slow: Mutex<HashMap<Arc<str>, Slow>>,
     again: mpsc::Sender<Request>,
 }
 
+enum Slow {
+    /// Who else asks for it.
+    Waiting(Vec<Request>),
+    /// Whoever asks for it is told.
+    Hanging,
+}
+
+impl Slow {
+    fn behind(self) -> Vec<Request> {
+        match self {
+            Self::Waiting(behind) => behind,
+            Self::Hanging => Vec::new(),
+        }
+    }
+}
+
 impl Desk {
-    fn slow(&self) -> MutexGuard<'_, HashMap<Arc<str>, Vec<Request>>> {
+    fn slow(&self) -> MutexGuard<'_, HashMap<Arc<str>, Slow>> {
         self.slow.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -184,24 +200,37 @@ impl Desk {
         let mut slow = self.slow();
         let has_room = slow.len() < MOST_SLOW;
         if has_room {
-            slow.insert(queue.clone(), Vec::new());
+            slow.insert(queue.clone(), Slow::Waiting(Vec::new()));
         }
         has_room
     }
 
-    /// What needs not be asked.
-    fn answer(&self, need: &Need) -> Option<DeclareError> {
-        let known = lock(&self.known);
-        match need {
-            Need::Exchange(name) if known.is_absent(name, Instant::now()) => {
-                Some(DeclareError::Refused(not_found("exchange", name)))
+    /// What needs not be asked is answered, or waits behind what is being asked.
+    fn put_aside(&self, request: Request) -> Option<Request> {
+        match &request.need {
+            Need::Exchange(name) => {
+                if lock(&self.known).is_absent(name, Instant::now()) {
+                    let refusal = not_found("exchange", name);
+                    request.answer(Err(DeclareError::Refused(refusal)));
+                    return None;
+                }
             }
-            Need::Exchange(_) => None,
             Need::Queue(_) | Need::Found(_) | Need::Gone { .. } => {
-                let is_hanging = need.queue().is_some_and(|queue| known.is_hanging(queue));
-                is_hanging.then_some(DeclareError::Unavailable)
+                let mut slow = self.slow();
+                match request.need.queue().and_then(|queue| slow.get_mut(queue)) {
+                    None => {}
+                    Some(Slow::Waiting(behind)) => {
+                        behind.push(request);
+                        return None;
+                    }
+                    Some(Slow::Hanging) => {
+                        request.answer(Err(DeclareError::Unavailable));
+                        return None;
+                    }
+                }
             }
         }
+        Some(request)
     }
 
     /// What becomes of a request that was asked. `None`: it is to be asked once more.
@@ -270,7 +299,7 @@ impl Desk {
             None => self.ask_again(request).await,
         }
         let behind = self.slow().remove(&queue);
-        for request in behind.into_iter().flatten() {
+        for request in behind.into_iter().flat_map(Slow::behind) {
             self.ask_again(request).await;
         }
     }
@@ -278,16 +307,14 @@ impl Desk {
     /// RabbitMQ answers, but not for this queue. Whoever asks for it is told, until it does.
     async fn hang(&self, queue: Arc<str>, request: Request, link: Arc<Link>, asking: Asking) {
         warn!("RabbitMQ does not answer for queue {queue:?}; its senders are told");
-        lock(&self.known).add_hanging(&queue);
         let need = request.need.clone();
         request.answer(Err(DeclareError::Unavailable));
-        let behind = self.slow().insert(queue.clone(), Vec::new());
-        for request in behind.into_iter().flatten() {
+        let behind = self.slow().insert(queue.clone(), Slow::Hanging);
+        for request in behind.into_iter().flat_map(Slow::behind) {
             request.answer(Err(DeclareError::Unavailable));
         }
         // Nobody waits for what comes of it.
         drop(self.judge(&need, &link, asking.await));
-        lock(&self.known).no_longer_hanging(&queue);
         self.slow().remove(&queue);
     }
 
@@ -325,15 +352,8 @@ impl Worker {
         }
     }
 
-    async fn serve(&mut self, mut request: Request) {
-        if let Some(error) = self.desk.answer(&request.need) {
-            return request.answer(Err(error));
-        }
-        if let Some(queue) = request.need.queue()
-            && let Some(behind) = self.desk.slow().get_mut(queue)
-        {
-            return behind.push(request);
-        }
+    async fn serve(&mut self, request: Request) {
+        let Some(mut request) = self.desk.put_aside(request) else { return };
         while request.tries < TRIES {
             request.tries += 1;
             let Some((link, channel)) = self.channel().await else {

@@ -22,8 +22,6 @@ pub(super) const DENIED: (Duration, Duration, Duration) =
 pub(super) struct Known {
     queues: HashMap<Arc<str>, Declaration>,
     exchanges: HashSet<Arc<str>>,
-    /// Queues that RabbitMQ was asked for, and neither has nor has not.
-    hanging: HashSet<Arc<str>>,
     /// Exchanges that were not there. Somebody may be about to declare one.
     absent: Refusals<Arc<str>>,
     /// Exchanges that the relay may not publish to, or not with that key.
@@ -45,20 +43,6 @@ impl Known {
 
     pub(super) fn forget_queue(&mut self, name: &str) {
         self.queues.remove(name);
-    }
-
-    /// RabbitMQ does not answer for that queue, though it answers.
-    pub(super) fn add_hanging(&mut self, name: &Arc<str>) {
-        self.hanging.insert(name.clone());
-    }
-
-    pub(super) fn is_hanging(&self, name: &str) -> bool {
-        self.hanging.contains(name)
-    }
-
-    /// It has answered.
-    pub(super) fn no_longer_hanging(&mut self, name: &str) {
-        self.hanging.remove(name);
     }
 
     pub(super) fn has_exchange(&self, name: &str) -> bool {
@@ -105,8 +89,7 @@ impl Known {
 
     /// RabbitMQ was away, and who knows what it did meanwhile.
     pub(super) fn forget_all(&mut self) {
-        let hanging = std::mem::take(&mut self.hanging);
-        *self = Self { hanging, ..Self::default() };
+        *self = Self::default();
     }
 }
 
